@@ -10,7 +10,7 @@ import torch
 from torch import nn
 import torch.nn.functional as F
 
-# %% ../nbs/02_attention.ipynb #5d0422f0
+# %% ../nbs/02_attention.ipynb #4ef1c74f
 def attention_weights(
     q:torch.Tensor, # queries (B,H,T,d), floating point
     k:torch.Tensor # keys (B,H,S,d), same dtype; in self-attention S = T
@@ -19,11 +19,12 @@ def attention_weights(
 
     Any leading dimensions will do in place of (B,H). ValueError when `q` and `k` differ in width."""
     if q.shape[-1] != k.shape[-1]:
-        raise ValueError(f"queries of width {q.shape[-1]} cannot meet keys of width {k.shape[-1]}: give both the same last dimension")
+        raise ValueError(f"queries of width {q.shape[-1]} cannot meet keys of width {k.shape[-1]}: "
+                         "give both the same last dimension")
     q = q * q.shape[-1]**-.5  # scale q and not the scores, which could overflow in half precision
     return (q @ k.transpose(-2, -1)).softmax(-1)
 
-# %% ../nbs/02_attention.ipynb #fd83f8da
+# %% ../nbs/02_attention.ipynb #7c57381b
 def attention(
     q:torch.Tensor, # queries (B,H,T,d), floating point
     k:torch.Tensor, # keys (B,H,S,d), same dtype; in self-attention S = T
@@ -31,18 +32,19 @@ def attention(
 ) -> torch.Tensor: # (B,H,T,e), same dtype: row i is the average of the rows of `v` with the weights of query i
     """softmax(q kᵀ / √d) v written out: Eq. 6 and 7 in Appendix A of the paper.
 
-    The explicit form, which holds all (B,H,T,S) weights in memory: the reference for the fused form that `MultiHeadAttention` runs.
+    The explicit form holds all (B,H,T,S) weights in memory: the reference for the fused one in `MultiHeadAttention`.
     ValueError when `q` and `k` differ in width, or `k` and `v` in number."""
     if k.shape[-2] != v.shape[-2]:
         raise ValueError(f"{k.shape[-2]} keys but {v.shape[-2]} values: each token needs one of both")
     return attention_weights(q, k) @ v
 
-# %% ../nbs/02_attention.ipynb #30b4720d
+# %% ../nbs/02_attention.ipynb #d45569ac
 class MultiHeadAttention(nn.Module):
-    """Multi-head self-attention, Eq. 5 to 8 in Appendix A of the paper, from tokens (B,T,D) to tokens (B,T,D), any floating dtype.
+    """Multi-head self-attention, Eq. 5 to 8 in Appendix A of the paper: tokens (B,T,D) -> (B,T,D), any floating dtype.
 
-    It runs fused attention and never holds the weights: for those, ask `attention_weights` with the q and k of `split_heads`.
-    ValueError when `heads` does not divide `dim`, when `attn_drop` is not in [0,1), and for input that is not (B,T,D)."""
+    It runs fused attention and never holds the weights; to see them, give the q and k of `split_heads` to
+    `attention_weights`. ValueError when `heads` does not divide `dim`, `attn_drop` is not in [0,1), or the input is not
+    (B,T,D)."""
     def __init__(self,
         dim:int, # D, the width of a token
         heads:int, # H, must divide D; each head is d = D/H wide
@@ -50,7 +52,8 @@ class MultiHeadAttention(nn.Module):
         attn_drop:float=0., # probability in [0,1) that a weight is dropped, in training
         drop:float=0.): # probability in [0,1] that an output value is dropped, in training
         super().__init__()
-        if heads < 1 or dim % heads: raise ValueError(f"a width of {dim} does not divide into {heads} heads: choose a number that divides it")
+        if heads < 1 or dim % heads:
+            raise ValueError(f"a width of {dim} does not divide into {heads} heads: choose a number that divides it")
         if not 0 <= attn_drop < 1: raise ValueError(f"attn_drop is {attn_drop}: it must be at least 0 and less than 1")
         self.heads, self.attn_drop = heads, attn_drop
         self.qkv = nn.Linear(dim, 3*dim)  # U_qkv of all the heads: Eq. 5
@@ -62,7 +65,7 @@ class MultiHeadAttention(nn.Module):
     def split_heads(self, x):
         "Tokens (B,T,D) to q, k and v, each (B,H,T,d), q and k after their norm: Eq. 5."
         if x.ndim != 3 or x.shape[-1] != self.qkv.in_features:
-            raise ValueError(f"attention wants tokens (B, T, {self.qkv.in_features}), not a tensor of shape {tuple(x.shape)}")
+            raise ValueError(f"attention wants tokens (B, T, {self.qkv.in_features}), not {tuple(x.shape)}")
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3,B,H,T,d)
         return self.q_norm(q), self.k_norm(k), v
 

@@ -56,12 +56,13 @@ def unpatchify(
     x = tokens.reshape(B, h, w, channels, ph, pw).permute(0, 3, 1, 4, 2, 5) # (B,C,h,P_h,w,P_w)
     return x.reshape(B, channels, h*ph, w*pw)
 
-# %% ../nbs/01_patches.ipynb #6db861d5
+# %% ../nbs/01_patches.ipynb #3fc83a97
 class PatchEmbed(nn.Module):
     """`x_p E` of the paper's Eq. 1 (Section 3.1): a linear map of each flattened patch, done as a strided convolution.
 
-    Images (B,C,H,W) in, tokens (B,N,D) out, in the row-major order of `patchify`; `grid` is (h,w), and N = h*w. ValueError
-    when the patch size does not divide the image size, or when an image has another size or number of channels."""
+    Images (B,C,H,W) in, tokens (B,N,D) out, in the row-major order of `patchify`; `grid` is (h,w), and N = h*w.
+    ValueError when the patch size does not divide the image size, or when an image has another size or number of
+    channels than the module was made for."""
     def __init__(self,
         img_size:int|tuple[int,int]=224, # H = W, or (H,W), in pixels
         patch_size:int|tuple[int,int]=16, # P, or (P_h,P_w), in pixels; must divide (H,W)
@@ -83,7 +84,7 @@ class PatchEmbed(nn.Module):
                              "resize them, or make it with their img_size and in_chans")
         return self.proj(x).flatten(2).transpose(1, 2) # (B,D,h,w) -> (B,D,N) -> (B,N,D)
 
-# %% ../nbs/01_patches.ipynb #2dce9fe3
+# %% ../nbs/01_patches.ipynb #7f00ff14
 def sincos2d(
     grid:int|tuple[int,int], # (h,w): patches from top to bottom and from left to right
     dim:int, # D, a multiple of 4
@@ -96,7 +97,7 @@ def sincos2d(
     not a positive multiple of 4."""
     h, w = pair(grid)
     if dim < 4 or dim % 4: raise ValueError(f"sincos2d needs a width that is a positive multiple of 4, not {dim}")
-    omega = temperature ** -torch.linspace(0, 1, dim//4, dtype=torch.double)
-    col, row = (torch.outer(torch.arange(o, dtype=torch.double), omega) for o in (w, h)) # (w,D/4), (h,D/4)
-    col, row = (torch.cat([o.sin(), o.cos()], 1) for o in (col, row))
-    return torch.cat([col.repeat(h, 1), row.repeat_interleave(w, 0)], 1).float() # (N,D)
+    omega = temperature ** -torch.linspace(0, 1, dim//4, dtype=torch.float32)
+    col, row = (torch.outer(torch.arange(o, dtype=torch.float32), omega) for o in (w, h)) # (w,D/4), (h,D/4)
+    col, row = (torch.cat([o.sin(), o.cos()], 1) for o in (col, row)) # (w,D/2), (h,D/2)
+    return torch.cat([col.repeat(h, 1), row.repeat_interleave(w, 0)], 1) # (N,D)

@@ -1,0 +1,51 @@
+"The promises of the repository about itself."
+import json, re
+
+import pytest
+from conftest import ROOT
+
+NOTEBOOKS = sorted((ROOT/'nbs').glob('*.ipynb'))
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook(path):
+    assert path.stat().st_size < 1_000_000
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    code = [c for c in cells if c['cell_type'] == 'code']
+    assert len(code) < 5 or any(c['outputs'] for c in code), 'commit it with its outputs'
+    assert not [o for c in code for o in c['outputs'] if o['output_type'] == 'error']
+    text = json.dumps(cells)
+    assert '/tmp/' not in text and 'site-packages' not in text, 'an output shows a path of the machine it ran on'
+    sources = [''.join(c['source']) for c in cells]
+    for word in ('BEGIN', 'END'):
+        lines = [l for s in sources for l in s.splitlines() if f'{word} SOLUTION' in l and 'SOLUTION`' not in l]
+        assert all(re.fullmatch(rf'\s*# {word} SOLUTION', l) for l in lines), lines
+    assert text.count('# BEGIN SOLUTION') == text.count('# END SOLUTION')
+
+
+@pytest.mark.parametrize('path', sorted((ROOT/'vit_course').glob('*.py')), ids=lambda p: p.stem)
+def test_package_has_no_solution_markers(path):
+    assert 'SOLUTION' not in path.read_text(encoding='utf-8')
+
+
+def test_readme_is_the_index_notebook():
+    from readme import readme
+    assert (ROOT/'README.md').read_text(encoding='utf-8') == readme(), 'README.md is out of date: run `python tests/readme.py`'
+
+
+def test_readme_differs_when_the_notebook_does(tmp_path):
+    from readme import readme
+    nb = json.loads((ROOT/'nbs'/'index.ipynb').read_text(encoding='utf-8'))
+    nb['cells'][0]['source'] = ['# Something else']
+    (tmp_path/'index.ipynb').write_text(json.dumps(nb), encoding='utf-8')
+    assert readme(tmp_path/'index.ipynb') != readme()
+
+
+def test_every_chapter_is_listed():
+    text = (ROOT/'README.md').read_text(encoding='utf-8')
+    for p in NOTEBOOKS:
+        if p.stem != 'index': assert p.name in text, f'README does not mention {p.name}'
+
+
+def test_readme_pictures_exist():
+    for path in re.findall(r'!\[[^\]]*\]\(([^)]+)\)', (ROOT/'README.md').read_text(encoding='utf-8')): assert (ROOT/path).exists(), path
