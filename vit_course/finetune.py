@@ -160,7 +160,7 @@ RECIPES = {name: _homework for name in CONFIGS} | {  # what None means, by model
     'testing': dict(_scratch, num_steps=100, img_size=16),
 }
 
-# %% ../nbs/07_finetune.ipynb #3d69329f
+# %% ../nbs/07_finetune.ipynb #fb23c67b
 def complete(cfg:FinetuneConfig # as a person gave it
             )->FinetuneConfig:  # the same with every None that depends on the model filled in
     "Fill in what was left open and refuse what cannot work, before anything is read or written. Raises ConfigError."
@@ -172,6 +172,7 @@ def complete(cfg:FinetuneConfig # as a person gave it
     need(cfg.model_type in CONFIGS, f"unknown --model_type {cfg.model_type!r}: choose one of {', '.join(CONFIGS)}")
     cfg = replace(cfg, **{k: v for k, v in RECIPES[cfg.model_type].items() if getattr(cfg, k) is None})
     if cfg.warmup_steps is None: cfg = replace(cfg, warmup_steps=min(500, cfg.num_steps // 10))
+    cfg = replace(cfg, **{k: os.fspath(v) for k in ('data_dir', 'output_dir', 'pretrained_dir') if (v := getattr(cfg, k))})
     if not isinstance(cfg.img_size, int): cfg = replace(cfg, img_size=tuple(cfg.img_size))
     for k in ('num_steps', 'train_batch_size', 'eval_batch_size', 'eval_every', 'gradient_accumulation_steps'):
         need(getattr(cfg, k) >= 1, f"--{k} must be at least 1, got {getattr(cfg, k)}")

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from .patches import PatchEmbed, pair, sincos2d
 from .encoder import ACTIVATIONS, Encoder
 
-# %% ../nbs/04_vit.ipynb #0e859540
+# %% ../nbs/04_vit.ipynb #fd5529a3
 @dataclass(frozen=True)
 class ViTConfig:
     "All that distinguishes one Vision Transformer from another (the paper's Table 1, and the options of its successors)."
@@ -37,7 +37,8 @@ class ViTConfig:
     pre_logits: int|None = None         # width of a tanh layer before the head (ImageNet-21k pre-training), or none
     pos_embed: str = 'learned'          # 'learned', 'sincos2d' or 'none'
     pool: str = 'cls'                   # what the head sees: 'cls' (class token) or 'mean' (of the patch tokens)
-    hybrid: tuple[int,...]|None = None  # units a stage of a ResNet stem, (3, 4, 9) for R50+ViT; its output is 1/16 in size
+    hybrid: tuple[int,...]|None = None  # units a stage of a ResNet stem, (3, 4, 9) for R50+ViT; n stages shrink by 2**(n+1)
+    norm_eps: float = 1e-6              # of every LayerNorm, as in the official code; Hugging Face's ViT has 1e-12
 
     def __post_init__(self):
         (H, W), (ph, pw) = pair(self.img_size), pair(self.patch_size)
@@ -54,7 +55,10 @@ class ViTConfig:
         need(self.pool in ('cls', 'mean'), f"pool must be cls or mean, got {self.pool!r}")
         for f in ('drop', 'attn_drop', 'drop_path'):
             need(0 <= getattr(self, f) < 1, f"{f} must be in [0, 1), got {getattr(self, f)}")
-        need(not self.hybrid or (ph % 16 == 0 and pw % 16 == 0), f"a hybrid's patch size must be a multiple of 16, got {ph} x {pw}")
+        shrink = 2**(len(self.hybrid or ()) + 1)
+        need(not self.hybrid or (ph % shrink == 0 and pw % shrink == 0),
+             f"a hybrid of {len(self.hybrid or ())} stages needs a patch size that is a multiple of {shrink}, got {ph} x {pw}")
+        need(self.norm_eps > 0, f"norm_eps must be greater than 0, got {self.norm_eps}")
 
     @property
     def grid(self)->tuple[int,int]:
@@ -62,7 +66,7 @@ class ViTConfig:
         (H, W), (ph, pw) = pair(self.img_size), pair(self.patch_size)
         return H//ph, W//pw
 
-# %% ../nbs/04_vit.ipynb #dece6a0e
+# %% ../nbs/04_vit.ipynb #b929e024
 class VisionTransformer(nn.Module):
     """The Vision Transformer (the paper's Section 3.1 and Figure 1). Images (B,C,H,W) -> logits (B,K), float32 unless autocast.
     Raises ValueError when the images do not have the size or the channels that the model was built for."""
@@ -72,7 +76,8 @@ class VisionTransformer(nn.Module):
         (h, w), (ph, pw), D = cfg.grid, pair(cfg.patch_size), cfg.dim
         if cfg.hybrid:
             self.stem = ResNetStem(cfg.hybrid, cfg.in_chans)
-            ph, pw, in_chans = ph//16, pw//16, self.stem.out_chans
+            shrink = 2**(len(cfg.hybrid) + 1)
+            ph, pw, in_chans = ph//shrink, pw//shrink, self.stem.out_chans
         else: self.stem, in_chans = nn.Identity(), cfg.in_chans
         self.patch_embed = PatchEmbed((h*ph, w*pw), (ph, pw), in_chans, D)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, D))
@@ -87,6 +92,8 @@ class VisionTransformer(nn.Module):
                                drop_path=cfg.drop_path, layer_scale=cfg.layer_scale, qk_norm=cfg.qk_norm)
         self.pre_logits = nn.Sequential(nn.Linear(D, cfg.pre_logits), nn.Tanh()) if cfg.pre_logits else nn.Identity()
         self.head = nn.Linear(cfg.pre_logits or D, cfg.num_classes) if cfg.num_classes else nn.Identity()
+        for m in self.modules():
+            if isinstance(m, nn.LayerNorm): m.eps = cfg.norm_eps
         self.init_weights()
 
     def init_weights(self):
