@@ -49,3 +49,8 @@ def test_every_chapter_is_listed():
 
 def test_readme_pictures_exist():
     for path in re.findall(r'!\[[^\]]*\]\(([^)]+)\)', (ROOT/'README.md').read_text(encoding='utf-8')): assert (ROOT/path).exists(), path
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_links_between_notebooks_lead_somewhere(path):
+    for target in re.findall(r'\]\(([\w./-]+\.(?:ipynb|png))', path.read_text(encoding='utf-8')): assert (path.parent/target).exists(), target

@@ -6,7 +6,7 @@
 __all__ = ['LAYOUTS', 'KINDS', 'TABLES', 'DAMAGE', 'DTYPES', 'ALIASES', 'KNOWN', 'UNUSED', 'RESIZE', 'RESIZE_OF', 'CHECKPOINTS',
            'TIMEOUT', 'places', 'CheckpointError', 'CheckpointFile', 'NpzFile', 'checksum', 'SafetensorsFile',
            'TorchFile', 'open_checkpoint', 'canonical', 'knows', 'recognise', 'shape_of', 'config_of', 'guess_config',
-           'eps_of', 'find_grid', 'resize_pos_embed', 'LoadReport', 'plan', 'fetch', 'cache_dir', 'find_checkpoint',
+           'eps_of', 'find_grid', 'resize_pos_embed', 'LoadReport', 'plan', 'carry_out', 'cache_dir', 'find_checkpoint',
            'inspect_checkpoint', 'load_checkpoint', 'load_npz', 'replacing', 'save_checkpoint', 'save_npz',
            'Checkpoint', 'verify_checkpoint', 'download', 'vit_weights']
 
@@ -155,7 +155,7 @@ def places(fmt:str, # a name in `TABLES`
             if m := re.fullmatch(_regex(ours + ending), key):
                 return tuple(_fill(part, m.groups()) + their_ending for part in _parts(theirs)), layout
 
-# %% ../nbs/05_checkpoints.ipynb #43dabd10
+# %% ../nbs/05_checkpoints.ipynb #426addaa
 class CheckpointError(ValueError):
     "A checkpoint that cannot be used. The message is one line: the file, and the reason."
     def __init__(self, path, reason): super().__init__(' '.join(re.sub(r'[^ -~]', lambda c: c[0] if c[0].isprintable() else ' ', f"{path}: {reason}").split()))
@@ -167,19 +167,26 @@ DTYPES = {'<f2': torch.float16, '<f4': torch.float32, '<f8': torch.float64, '|V2
           'F16': torch.float16, 'F32': torch.float32, 'F64': torch.float64, 'BF16': torch.bfloat16}  # as safetensors does
 
 class CheckpointFile:
-    "An open checkpoint: `arrays` {name: (shape, dtype)}, known from the headers alone, `metadata`, and `read(name)`."
-    def __init__(self, path):
-        self.path, self.size, self.arrays, self.metadata = path, path.stat().st_size, {}, {}
+    "An open checkpoint: `arrays` {name: (shape, dtype)}, known from the headers alone, `metadata`, and `read(name)`, good until the next `read`."
+    def __init__(self, path, f):
+        self.path, self.f, self.size, self.arrays, self.metadata, self.buffer = path, f, path.stat().st_size, {}, {}, bytearray()
     def error(self, reason): return CheckpointError(self.path, reason)
     def add(self, name, shape, dtype):
         if name in self.arrays: raise self.error(f"{name} is in it twice")
         self.arrays[name] = tuple(shape), DTYPES.get(dtype, dtype)
+    def read_bytes(self, start, n):
+        "Bytes of the file, always in the same piece of memory: fresh memory would cost more time than reading."
+        if len(self.buffer) < n: self.buffer = bytearray(n)
+        data = memoryview(self.buffer)[:n]
+        self.f.seek(start)
+        if self.f.readinto(data) != n: raise EOFError(f"{n:,} bytes expected at {start:,}, and the file ends")
+        return data
 
-# %% ../nbs/05_checkpoints.ipynb #a4ead842
+# %% ../nbs/05_checkpoints.ipynb #5ad4be3c
 class NpzFile(CheckpointFile):
     "NumPy's zip archive of arrays."
     def __init__(self, path, f):
-        super().__init__(path)
+        super().__init__(path, f)
         self.zip, self.members = zipfile.ZipFile(f), {}
         unpacked = sum(o.file_size for o in self.zip.infolist())
         if unpacked > 10*self.size + 2**28: raise self.error(f"{self.size:,} bytes that want to become {unpacked:,}: a zip bomb")
@@ -201,25 +208,28 @@ class NpzFile(CheckpointFile):
     def read(self, name):
         "One array as a tensor, in C order; raises when its checksum is wrong."
         (shape, dtype), (info, start, fortran) = self.arrays[name], self.members[name]
-        with self.zip.open(info) as m:
-            m.read(start)
-            data = bytearray(m.read(info.file_size - start))
-        if len(data) != info.file_size - start: raise self.error(f"{name} ends early")
-        t = torch.frombuffer(data, dtype=dtype)
+        if info.compress_type == zipfile.ZIP_STORED:
+            n, extra = struct.unpack('<26x2H', self.read_bytes(info.header_offset, 30))   # the member's own header: 30 bytes, name, extra field
+            data = self.read_bytes(info.header_offset + 30 + n + extra, info.file_size)
+            if zlib.crc32(data) != info.CRC: raise self.error(f"{name} does not fit its checksum: damaged")
+        else:
+            with self.zip.open(info) as m: data = bytearray(m.read(info.file_size))
+            if len(data) != info.file_size: raise EOFError(f"{name} ends early")
+        t = torch.frombuffer(data, dtype=dtype, offset=start)
         return t.reshape(shape[::-1]).permute(*reversed(range(len(shape)))) if fortran else t.reshape(shape)
 
-# %% ../nbs/05_checkpoints.ipynb #51f7ab1d
+# %% ../nbs/05_checkpoints.ipynb #4cd88971
 def checksum(name, t): return zlib.crc32(t.flatten().view(torch.uint8).numpy(), zlib.crc32(f'{name} {t.dtype} {tuple(t.shape)}'.encode()))
 
 class SafetensorsFile(CheckpointFile):
     "The length of a JSON header, the header, and the numbers."
     def __init__(self, path, f):
-        super().__init__(path)
+        super().__init__(path, f)
         n, = struct.unpack('<Q', f.read(8))
         if n > min(self.size - 8, 10**8): raise self.error(f"a header of {n:,} bytes in a file of {self.size:,}")
         header = json.loads(f.read(n), object_pairs_hook=self.unique)
         self.metadata = header.pop('__metadata__', {})
-        self.f, self.start, self.offsets, end = f, 8 + n, {}, 0
+        self.start, self.offsets, end = 8 + n, {}, 0
         for name, o in sorted(header.items(), key=lambda item: item[1]['data_offsets']):
             shape, (a, b) = o['shape'], o['data_offsets']
             if not all(type(i) is int and i >= 0 for i in (*shape, a, b)) or a != end or b < a:
@@ -243,18 +253,15 @@ class SafetensorsFile(CheckpointFile):
     def read(self, name):
         "One tensor; raises when the file has a checksum for it and it is wrong."
         (shape, dtype), (a, b) = self.arrays[name], self.offsets[name]
-        self.f.seek(self.start + a)
-        data = bytearray(b - a)
-        if self.f.readinto(data) != b - a: raise self.error(f"{name} ends early")
-        t = torch.frombuffer(data, dtype=dtype).reshape(shape)
+        t = torch.frombuffer(self.read_bytes(self.start + a, b - a), dtype=dtype).reshape(shape)
         if self.crcs is not None and self.crcs[name] != checksum(name, t): raise self.error(f"{name} does not fit its checksum: damaged")
         return t
 
-# %% ../nbs/05_checkpoints.ipynb #77c0e902
+# %% ../nbs/05_checkpoints.ipynb #558f6859
 class TorchFile(CheckpointFile):
     "What `torch.save` writes, read with `weights_only=True`."
     def __init__(self, path, f):
-        super().__init__(path)
+        super().__init__(path, f)
         zipped = zipfile.is_zipfile(f)
         if zipped:
             with zipfile.ZipFile(f) as z:
@@ -279,9 +286,8 @@ class TorchFile(CheckpointFile):
     def read(self, name):
         "One tensor. What has been looked at stays in memory, so the file is mapped anew from time to time."
         if self.mapped and self.seen > 2**25: self.state = None; self.load()
-        t = self.state[name].detach().clone(memory_format=torch.contiguous_format)
-        self.seen += t.nbytes
-        return t
+        self.seen += self.state[name].nbytes
+        return self.state[name].detach()
 
 # %% ../nbs/05_checkpoints.ipynb #97d43c48
 @contextmanager
@@ -512,19 +518,23 @@ def plan(file, model, head='auto', resize='auto', grid=None):
         else: report.unexpected[raw] = file.arrays[raw][0]
     return steps, report
 
-# %% ../nbs/05_checkpoints.ipynb #96621735
-def fetch(file, step, w, check=True):
-    "The tensor for our `w`: read, brought into our layout, resized, of our type. Raises when it holds NaN or infinity."
-    if step is None: return torch.zeros(w.shape, dtype=w.dtype)
-    names, layout, stretch = step
-    parts = [LAYOUTS[layout][0](file.read(name)) for name in names]
-    t = (torch.cat(parts) if len(parts) > 1 else parts[0]).to(w.dtype)
-    if stretch:
-        front, old, new, mode = stretch
-        if front == 0: t = torch.cat([torch.zeros_like(t[:, :1]), t], dim=1)   # a class token without a position
-        t = resize_pos_embed(t, new, old, mode=mode)
-    if check and not torch.stack(torch.aminmax(t)).isfinite().all(): raise file.error(f"{' + '.join(names)} holds NaN or infinity")
-    return t
+# %% ../nbs/05_checkpoints.ipynb #923e36fd
+def _finite(t): return np.isfinite((t.float() if t.dtype == torch.bfloat16 else t).numpy()).all()
+
+def carry_out(file, step, w, check=True, copy=True):
+    "Read what a step of the plan says; see whether its numbers are finite in the type of our tensor `w`, bring them into our layout, and copy them."
+    names, layout, stretch = step or ((), 'same', None)
+    if step is None and copy: w.zero_()
+    for name, part in zip(names, w.chunk(len(names) or 1)):
+        t = file.read(name).to(w.dtype)
+        if check and not _finite(t): raise file.error(f"{name} holds NaN or infinity")
+        if not copy: continue
+        t = LAYOUTS[layout][0](t)
+        if stretch:
+            front, old, new, mode = stretch
+            if front == 0: t = torch.cat([torch.zeros_like(t[:, :1]), t], dim=1)   # a class token without a position
+            t = resize_pos_embed(t, new, old, mode=mode)
+        part.copy_(t)
 
 # %% ../nbs/05_checkpoints.ipynb #f982c064
 def cache_dir()->Path:
@@ -553,7 +563,7 @@ def _bare(model):
         model = inner
     return model
 
-# %% ../nbs/05_checkpoints.ipynb #442cad28
+# %% ../nbs/05_checkpoints.ipynb #eabcdc38
 def _check_options(format, head, resize):
     for what, value, allowed in (('format', format, ('auto', *TABLES)), ('head', head, ('auto', 'keep', 'new')), ('resize', resize, ('auto', *RESIZE))):
         if value not in allowed: raise ValueError(f"unknown {what} {value!r}: choose {', '.join(allowed)}")
@@ -607,8 +617,8 @@ def load_checkpoint(model:VisionTransformer|None,   # where to; None: build it f
         new = all(w.is_meta for w in ours.values())   # nothing to protect
         if new: ours = {key: torch.empty_like(w, device='cpu') for key, w in ours.items()}
         else:
-            for key, step in steps.items(): fetch(file, step, ours[key])
-        for key, step in steps.items(): ours[key].copy_(fetch(file, step, ours[key], check=new))
+            for key, step in steps.items(): carry_out(file, step, ours[key], copy=False)
+        for key, step in steps.items(): carry_out(file, step, ours[key], check=new)
         if new:
             model.load_state_dict(ours, assign=True)
             if model.cfg.pos_embed == 'sincos2d': model.pos_embed = VisionTransformer(replace(model.cfg, depth=1, num_classes=0)).pos_embed
@@ -726,7 +736,7 @@ CHECKPOINTS.update({name: make(name) for name, make in {
                                 'timm', 'ViT-B_16', 224, 1000),
 }.items()})
 
-# %% ../nbs/05_checkpoints.ipynb #581e08cd
+# %% ../nbs/05_checkpoints.ipynb #dd80f09b
 TIMEOUT = 30 # seconds without a byte
 
 def _bar(name, done, total, start):
@@ -756,10 +766,11 @@ def _transfer(url, part, limit, show):
             while chunk := response.read(2**20):
                 f.write(chunk)
                 done += len(chunk)
-                if done > limit: raise OSError("sends more bytes than this checkpoint has")
+                if done > limit: break
                 show(done - before, done, total, start)
             f.flush()
             os.fsync(f.fileno())
+        if done > limit: part.unlink(); raise OSError("sends more bytes than this checkpoint has")
         if total and done != total: raise OSError(f"broke off after {done:,} of {total:,} bytes")
 
 def verify_checkpoint(source, known:Checkpoint=None)->LoadReport: # a file or a name; what it should be, when it has no known name
@@ -781,7 +792,7 @@ def verify_checkpoint(source, known:Checkpoint=None)->LoadReport: # a file or a 
         steps, report = plan(file, model, head='keep' if model.cfg.num_classes else 'auto')
         if report.problems: raise file.error(report.problems + _difference(file, model.cfg, None))
         ours = model.state_dict()
-        for key, step in steps.items(): fetch(file, step, ours[key])
+        for key, step in steps.items(): carry_out(file, step, ours[key], copy=False)
     return report
 
 def download(name:str,          # in `CHECKPOINTS`
