@@ -82,7 +82,7 @@ def test_b16_is_the_formulas(b16, size):
     print(f'difference {d:.1e}')
     assert d < 1e-5
 
-@pytest.mark.parametrize('size', [(384, 384), (160, 256)], ids=str)
+@pytest.mark.parametrize('size', [(160, 256)], ids=str)
 def test_b16_resized_is_timms_but_for_its_resize(b16, size):
     "timm stretches without aligned corners; given the official positions, it agrees."
     peer, ours, x = timm.create_model('vit_base_patch16_224', img_size=size), create_vit('ViT-B_16', img_size=size), pictures(*size)
@@ -114,7 +114,7 @@ def test_pre_logits_is_the_formulas(tmp_path, size):
         load_checkpoint(erf := create_vit('ViT-B_16', img_size=size, depth=6, num_classes=0), tmp_path/'pre.npz')
         assert relative(erf.eval().forward_features(nchw(x)), peer.eval().forward_features(nchw(x))) < 1e-4
 
-@pytest.mark.parametrize('size', [(224, 224), (208, 272)], ids=str)
+@pytest.mark.parametrize('size', [(208, 272)], ids=str)
 def test_hybrid_is_the_formulas(tmp_path, size):
     arrays = google_arrays(units=(3, 4, 9), classes=10, depth=4)
     np.savez(tmp_path/'r50.npz', **arrays)
@@ -134,7 +134,9 @@ def test_whole_hybrid_and_timms_version_of_it(tmp_path):
     ours, x = create_vit('R50-ViT-B_16', act='gelu_tanh'), pictures(224)
     load_checkpoint(ours, tmp_path/'r50.npz')
     expected = forward(arrays, x)
-    assert relative(run(ours, x), expected) < 1e-5
+    d = relative(run(ours, x), expected)
+    print(f'difference {d:.1e}')
+    assert d < 1e-5
     peer = timm.create_model('vit_base_r50_s16_224', num_classes=1000)
     peer.load_pretrained(str(tmp_path/'r50.npz'))
     print(f'timm: difference {relative(run(peer, x), expected):.1e}')
@@ -185,8 +187,7 @@ def test_timm_dinov2(tmp_path, name, registers, size):
     report = check(peer, lambda m, x: m.forward_features(x), save_peer(source, tmp_path/'timm.pth'), 'timm', kwargs, size)
     assert ('pos_embed' in report.resized) == (size != (518, 518))
 
-@pytest.mark.parametrize('names', ['folder', 'pytorch_model.bin'])
-@pytest.mark.parametrize('size', [(224, 224), (160, 256)], ids=str)
+@pytest.mark.parametrize('names, size', [('folder', (224, 224)), ('pytorch_model.bin', (160, 256))], ids=str)
 def test_hf_vit(tmp_path, names, size):
     "As `save_pretrained` writes it, and under the names that the modules have in memory."
     peer = shake(transformers.ViTForImageClassification(transformers.ViTConfig(num_labels=7, num_hidden_layers=12)))
@@ -475,6 +476,25 @@ def test_a_forced_format_is_believed(tiny):
     load_checkpoint(create_vit('testing'), tiny(), format='npz')
 
 
+@pytest.mark.parametrize('changes', [dict(depth=10**9), dict(dim=10**12), dict(img_size=10**9), dict(img_size=10**9, pos_embed='sincos2d'), dict(registers=10**12),
+    dict(hybrid=[10**9]), dict(heads=0), dict(depth='2'), dict(depth=2.5), dict(extra=1), dict(act='relu'), dict(num_classes=10**15), dict(norm_eps=0), dict(mlp_dim=None)], ids=str)
+def test_absurd_configs(tmp_path, changes):
+    "Right checksums, wrong config: by malice, not by accident."
+    from safetensors.torch import save_file
+    model = create_vit('testing')
+    save_checkpoint(model, tmp_path/'a.safetensors')
+    config = json.dumps(json.loads(C.SafetensorsFile(tmp_path/'a.safetensors', open(tmp_path/'a.safetensors', 'rb')).metadata['vit_course']) | changes)
+    state = model.state_dict()
+    crcs = {'vit_course': C.zlib.crc32(config.encode()), **{k: C.checksum(k, v) for k, v in state.items()}}
+    save_file(state, tmp_path/'b.safetensors', metadata=dict(vit_course=config, crc32=json.dumps(crcs)))
+    with pytest.raises(CheckpointError, match='b.safetensors'): load_checkpoint(None, tmp_path/'b.safetensors')
+    given = create_vit('testing')
+    before = snapshot(given)
+    try: load_checkpoint(given, tmp_path/'b.safetensors')
+    except CheckpointError: assert unchanged(given, before)
+    else: assert unchanged(given, snapshot(model))      # the weights are good, and this model knows what it is
+
+
 # ---- files
 
 @pytest.mark.parametrize('content, reason', [(b'', 'neither'), (b'hello', 'neither'), (b'<!DOCTYPE html>', 'web page'), (b'{"error": 404}', 'web page'),
@@ -576,8 +596,7 @@ print(peak() - start)
 """
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='the high-water mark of memory is read from /proc')
-@pytest.mark.parametrize('model', ['given', 'smaller', 'none'])
-@pytest.mark.parametrize('kind', ['npz', 'safetensors', 'pth'])
+@pytest.mark.parametrize('kind, model', [('npz', 'given'), ('npz', 'smaller'), ('npz', 'none'), ('safetensors', 'given'), ('pth', 'given'), ('pth', 'none')])
 def test_peak_memory(b16, tmp_path, kind, model):
     "Model and all, loading takes less than twice the file: one tensor at a time."
     path = b16[0]

@@ -66,7 +66,7 @@ class ViTConfig:
         (H, W), (ph, pw) = pair(self.img_size), pair(self.patch_size)
         return H//ph, W//pw
 
-# %% ../nbs/04_vit.ipynb #5e2857de
+# %% ../nbs/04_vit.ipynb #b929e024
 class VisionTransformer(nn.Module):
     """The Vision Transformer (the paper's Section 3.1 and Figure 1). Images (B,C,H,W) -> logits (B,K), float32 unless autocast.
     Raises ValueError when the images do not have the size or the channels that the model was built for."""
@@ -81,8 +81,8 @@ class VisionTransformer(nn.Module):
         else: self.stem, in_chans = nn.Identity(), cfg.in_chans
         self.patch_embed = PatchEmbed((h*ph, w*pw), (ph, pw), in_chans, D)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, D))
-        self.reg_token = nn.Parameter(nn.init.normal_(torch.empty(1, cfg.registers, D), std=0.02)) if cfg.registers else None
-        if cfg.pos_embed == 'learned': self.pos_embed = nn.Parameter(nn.init.normal_(torch.empty(1, 1 + h*w, D), std=0.02))
+        self.reg_token = nn.Parameter(torch.randn(1, cfg.registers, D) * 0.02) if cfg.registers else None
+        if cfg.pos_embed == 'learned': self.pos_embed = nn.Parameter(torch.randn(1, 1 + h*w, D) * 0.02)
         elif cfg.pos_embed == 'sincos2d':
             fixed = torch.cat([torch.zeros(1, D), sincos2d((h, w), D)])[None]
             self.register_buffer('pos_embed', fixed, persistent=False)
