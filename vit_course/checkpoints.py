@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['LAYOUTS', 'KINDS', 'TABLES', 'DAMAGE', 'DTYPES', 'ALIASES', 'KNOWN', 'UNUSED', 'RESIZE', 'RESIZE_OF', 'CHECKPOINTS',
-           'TIMEOUT', 'places', 'CheckpointError', 'CheckpointFile', 'NpzFile', 'checksum', 'SafetensorsFile',
+           'BODY', 'TIMEOUT', 'places', 'CheckpointError', 'CheckpointFile', 'NpzFile', 'checksum', 'SafetensorsFile',
            'TorchFile', 'open_checkpoint', 'canonical', 'knows', 'recognise', 'shape_of', 'config_of', 'guess_config',
            'eps_of', 'find_grid', 'resize_pos_embed', 'LoadReport', 'plan', 'carry_out', 'cache_dir', 'find_checkpoint',
            'inspect_checkpoint', 'load_checkpoint', 'load_npz', 'replacing', 'save_checkpoint', 'save_npz',
            'Checkpoint', 'verify_checkpoint', 'download', 'vit_weights']
 
-# %% ../nbs/05_checkpoints.ipynb #2e34565f
-import argparse, hashlib, json, math, os, re, struct, sys, time, urllib.error, urllib.parse, urllib.request, zipfile, zlib
+# %% ../nbs/05_checkpoints.ipynb #0fb96a8d
+import argparse, hashlib, json, math, os, re, struct, sys, time, zipfile, zlib
+import urllib.error, urllib.parse, urllib.request
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from http.client import HTTPException
 from pathlib import Path
@@ -69,7 +70,7 @@ TABLES = {'npz': '''
     stem.stages.#.#.gn*        block@/unit@/gn*                                                          group
 '''}
 
-# %% ../nbs/05_checkpoints.ipynb #3871c094
+# %% ../nbs/05_checkpoints.ipynb #37406ccf
 TABLES['timm'] = '''
     cls_token                    cls_token                                                tensor
     reg_token                    reg_token                                                tensor
@@ -128,13 +129,14 @@ TABLES['hf'] = '''
     head                         classifier                                               layer
 '''
 TABLES = {name: [tuple(row.split()) for row in text.strip().splitlines()] for name, text in TABLES.items()}
-TABLES['dinov2'] = [(ours, 'register_tokens' if ours == 'reg_token' else theirs, kind) for ours, theirs, kind in TABLES['timm']]
+TABLES['dinov2'] = [(ours, theirs.replace('reg_token', 'register_tokens'), kind) for ours, theirs, kind in TABLES['timm']]
 TABLES['dinov2'].append(('-', 'mask_token', 'tensor'))
 TABLES['vit_course'] = [(ours, ours, kind) for ours, _, kind in TABLES['timm']]   # this course's own files
 
-# %% ../nbs/05_checkpoints.ipynb #06647f43
+# %% ../nbs/05_checkpoints.ipynb #b3f30c76
 def _regex(template): # of a table -> regular expression
-    for sign, pattern in (('.', r'\.'), ('#', r'(\d+)'), ('@', r'(\d+)'), ('*', r'(\w+)')): template = template.replace(sign, pattern)
+    for sign, pattern in (('.', r'\.'), ('#', r'(\d+)'), ('@', r'(\d+)'), ('*', r'(\w+)')):
+        template = template.replace(sign, pattern)
     return template
 
 def _parts(theirs): # 'a/q|k' -> ['a/q', 'a/k']
@@ -155,21 +157,26 @@ def places(fmt:str, # a name in `TABLES`
             if m := re.fullmatch(_regex(ours + ending), key):
                 return tuple(_fill(part, m.groups()) + their_ending for part in _parts(theirs)), layout
 
-# %% ../nbs/05_checkpoints.ipynb #426addaa
+# %% ../nbs/05_checkpoints.ipynb #47fc090a
 class CheckpointError(ValueError):
     "A checkpoint that cannot be used. The message is one line: the file, and the reason."
-    def __init__(self, path, reason): super().__init__(' '.join(re.sub(r'[^ -~]', lambda c: c[0] if c[0].isprintable() else ' ', f"{path}: {reason}").split()))
+    def __init__(self, path, reason):
+        line = ''.join(c if c.isprintable() else ' ' for c in f"{path}: {' '.join(str(reason).split())}")
+        super().__init__(line)
 
-DAMAGE = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, RuntimeError, MemoryError,
-          SyntaxError, TokenError, struct.error, zipfile.BadZipFile, zlib.error, UnpicklingError)  # all that parsers of broken files raise
+# all that the parsers of broken files raise
+DAMAGE = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, RuntimeError,
+          MemoryError, SyntaxError, TokenError, struct.error, zipfile.BadZipFile, zlib.error, UnpicklingError)
 
-DTYPES = {'<f2': torch.float16, '<f4': torch.float32, '<f8': torch.float64, '|V2': torch.bfloat16,   # as NumPy writes them
-          'F16': torch.float16, 'F32': torch.float32, 'F64': torch.float64, 'BF16': torch.bfloat16}  # as safetensors does
+DTYPES = {'<f2': torch.float16, '<f4': torch.float32, '<f8': torch.float64, '|V2': torch.bfloat16,   # in NumPy's words
+          'F16': torch.float16, 'F32': torch.float32, 'F64': torch.float64, 'BF16': torch.bfloat16}  # in those of safetensors
 
 class CheckpointFile:
-    "An open checkpoint: `arrays` {name: (shape, dtype)}, known from the headers alone, `metadata`, and `read(name)`, good until the next `read`."
+    """An open checkpoint: `arrays` {name: (shape, dtype)}, known from its headers alone, `metadata`, and `read(name)`, a tensor
+    that is good until the next `read`."""
     def __init__(self, path, f):
-        self.path, self.f, self.size, self.arrays, self.metadata, self.buffer = path, f, path.stat().st_size, {}, {}, bytearray()
+        self.path, self.f, self.size = path, f, path.stat().st_size
+        self.arrays, self.metadata, self.buffer = {}, {}, bytearray()
     def error(self, reason): return CheckpointError(self.path, reason)
     def add(self, name, shape, dtype):
         if name in self.arrays: raise self.error(f"{name} is in it twice")
@@ -182,26 +189,26 @@ class CheckpointFile:
         if self.f.readinto(data) != n: raise EOFError(f"{n:,} bytes expected at {start:,}, and the file ends")
         return data
 
-# %% ../nbs/05_checkpoints.ipynb #5ad4be3c
+# %% ../nbs/05_checkpoints.ipynb #ed8f21d3
 class NpzFile(CheckpointFile):
     "NumPy's zip archive of arrays."
     def __init__(self, path, f):
         super().__init__(path, f)
         self.zip, self.members = zipfile.ZipFile(f), {}
         unpacked = sum(o.file_size for o in self.zip.infolist())
-        if unpacked > 10*self.size + 2**28: raise self.error(f"{self.size:,} bytes that want to become {unpacked:,}: a zip bomb")
+        if unpacked > 10*self.size + 2**28:
+            raise self.error(f"{self.size:,} bytes that want to become {unpacked:,}: a zip bomb")
         for info in self.zip.infolist(): self.add_member(info)
 
     def add_member(self, info):
         name = info.filename.removesuffix('.npy')
         with self.zip.open(info) as m:
-            version = np.lib.format.read_magic(m)
-            if version not in ((1, 0), (2, 0)): raise self.error(f"{name} is in version {version} of NumPy's format, not 1.0 or 2.0")
-            read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            major, _ = np.lib.format.read_magic(m)
+            read_header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[major]
             (shape, fortran, dtype), start = read_header(m), m.tell()
-        if dtype.hasobject: raise self.error(f"{name} holds Python objects: that is a pickle, and pickles are not opened")
+        if dtype.hasobject: raise self.error(f"{name} holds Python objects: a pickle, which is not opened")
         if start + math.prod(shape)*dtype.itemsize != info.file_size:
-            raise self.error(f"{name} should be {shape} {dtype}, which does not make the {info.file_size:,} bytes that it has")
+            raise self.error(f"{name} should be {shape} {dtype}, which does not make {info.file_size:,} bytes")
         self.add(name, shape, dtype.str)
         self.members[name] = info, start, fortran
 
@@ -209,7 +216,7 @@ class NpzFile(CheckpointFile):
         "One array as a tensor, in C order; raises when its checksum is wrong."
         (shape, dtype), (info, start, fortran) = self.arrays[name], self.members[name]
         if info.compress_type == zipfile.ZIP_STORED:
-            n, extra = struct.unpack('<26x2H', self.read_bytes(info.header_offset, 30))   # the member's own header: 30 bytes, name, extra field
+            n, extra = struct.unpack('<26x2H', self.read_bytes(info.header_offset, 30))   # then come the name and an extra field
             data = self.read_bytes(info.header_offset + 30 + n + extra, info.file_size)
             if zlib.crc32(data) != info.CRC: raise self.error(f"{name} does not fit its checksum: damaged")
         else:
@@ -218,8 +225,10 @@ class NpzFile(CheckpointFile):
         t = torch.frombuffer(data, dtype=dtype, offset=start)
         return t.reshape(shape[::-1]).permute(*reversed(range(len(shape)))) if fortran else t.reshape(shape)
 
-# %% ../nbs/05_checkpoints.ipynb #4cd88971
-def checksum(name, t): return zlib.crc32(t.flatten().view(torch.uint8).numpy(), zlib.crc32(f'{name} {t.dtype} {tuple(t.shape)}'.encode()))
+# %% ../nbs/05_checkpoints.ipynb #d9c94a72
+def checksum(name, t):
+    "CRC-32 of a tensor's name, type, shape and numbers."
+    return zlib.crc32(t.flatten().view(torch.uint8).numpy(), zlib.crc32(f'{name} {t.dtype} {tuple(t.shape)}'.encode()))
 
 class SafetensorsFile(CheckpointFile):
     "The length of a JSON header, the header, and the numbers."
@@ -239,11 +248,11 @@ class SafetensorsFile(CheckpointFile):
             if isinstance(dtype, torch.dtype) and b - a != math.prod(shape)*dtype.itemsize:
                 raise self.error(f"{name} should be {tuple(shape)} {dtype}, which does not make {b - a:,} bytes")
             self.offsets[name] = a, b
-        if self.start + end != self.size: raise self.error(f"{self.size:,} bytes long, but {self.start + end:,} by its header")
-        self.crcs = json.loads(self.metadata.get('crc32', 'null'), object_pairs_hook=self.unique)
-        own = 'vit_course' in self.metadata
-        if own != (self.crcs is not None) or own and self.crcs['vit_course'] != zlib.crc32(self.metadata['vit_course'].encode()):
-            raise self.error("its config does not fit its checksums: damaged")
+        if self.start + end != self.size:
+            raise self.error(f"{self.size:,} bytes long, but {self.start + end:,} by its header")
+        self.crcs, config = json.loads(self.metadata.get('crc32', '{}')), self.metadata.get('vit_course')
+        if bool(self.crcs) != bool(config) or config and self.crcs['vit_course'] != zlib.crc32(config.encode()):
+            raise self.error("its config does not fit its checksum: damaged")
 
     def unique(self, pairs):
         "A dict of JSON pairs; json.loads alone would silently take the last of two equal keys."
@@ -254,10 +263,10 @@ class SafetensorsFile(CheckpointFile):
         "One tensor; raises when the file has a checksum for it and it is wrong."
         (shape, dtype), (a, b) = self.arrays[name], self.offsets[name]
         t = torch.frombuffer(self.read_bytes(self.start + a, b - a), dtype=dtype).reshape(shape)
-        if self.crcs is not None and self.crcs[name] != checksum(name, t): raise self.error(f"{name} does not fit its checksum: damaged")
+        if self.crcs and self.crcs[name] != checksum(name, t): raise self.error(f"{name} does not fit its checksum: damaged")
         return t
 
-# %% ../nbs/05_checkpoints.ipynb #558f6859
+# %% ../nbs/05_checkpoints.ipynb #7a0a3f26
 class TorchFile(CheckpointFile):
     "What `torch.save` writes, read with `weights_only=True`."
     def __init__(self, path, f):
@@ -267,11 +276,12 @@ class TorchFile(CheckpointFile):
             with zipfile.ZipFile(f) as z:
                 names = z.namelist()
                 if len(set(names)) != len(names): raise self.error("a part of it is in it twice")
-                if any(o.compress_type or o.file_size != o.compress_size for o in z.infolist()): raise self.error("compressed, which torch.save never does")
+                if any(o.compress_type or o.file_size != o.compress_size for o in z.infolist()):
+                    raise self.error("compressed, which torch.save never does")
                 if bad := z.testzip(): raise self.error(f"{bad} does not fit its checksum: damaged")
         self.mapped = zipped   # tensors stay in the file until somebody looks at them
         for name, t in self.load().items():
-            plain = t.layout == torch.strided and t.dtype in DTYPES.values() and not t.is_quantized and t.device.type == 'cpu'
+            plain = t.layout == torch.strided and t.dtype in DTYPES.values() and t.device.type == 'cpu'
             self.add(name, t.shape, t.dtype if plain else f'{t.dtype}, {t.layout}')
 
     def load(self):
@@ -279,8 +289,9 @@ class TorchFile(CheckpointFile):
         state = torch.load(self.path, map_location='cpu', weights_only=True, mmap=self.mapped)
         for key in ('state_dict', 'model', 'model_state_dict'):
             if isinstance(state, dict) and isinstance(state.get(key), dict): state = state[key]
-        if not isinstance(state, dict): raise self.error(f"holds a {type(state).__name__} and not a dictionary of tensors")
-        self.state, self.seen = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}, 0
+        if not isinstance(state, dict): raise self.error(f"holds a {type(state).__name__} and no dictionary of tensors")
+        self.state = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
+        self.seen = 0
         return self.state
 
     def read(self, name):
@@ -289,7 +300,7 @@ class TorchFile(CheckpointFile):
         self.seen += self.state[name].nbytes
         return self.state[name].detach()
 
-# %% ../nbs/05_checkpoints.ipynb #97d43c48
+# %% ../nbs/05_checkpoints.ipynb #c3fd813e
 @contextmanager
 def open_checkpoint(path:Path): # of a file
     "A `CheckpointFile`, whatever its kind. Anything that goes wrong while it is open becomes a `CheckpointError`."
@@ -298,24 +309,30 @@ def open_checkpoint(path:Path): # of a file
         with open(path, 'rb') as f:
             start = f.read(64)
             f.seek(0)
-            if start.startswith(b'version https://git-lfs'): raise CheckpointError(path, "a pointer of Git LFS and not the file: run `git lfs pull`")
-            if start.startswith((b'<', b'{')): raise CheckpointError(path, "a web page or a text, not a checkpoint: the download went wrong")
+            if start.startswith(b'version https://git-lfs'):
+                raise CheckpointError(path, "a pointer of Git LFS and not the file: run `git lfs pull`")
+            if start.startswith((b'<', b'{')):
+                raise CheckpointError(path, "a web page or a text, not a checkpoint: the download went wrong")
             is_zip = start.startswith(b'PK')
             if is_zip and not any(o.endswith('data.pkl') for o in zipfile.ZipFile(f).namelist()): yield NpzFile(path, f)
             elif start[8:9] == b'{': yield SafetensorsFile(path, f)
             elif is_zip or start.startswith(b'\x80'): yield TorchFile(path, f)
             else: raise CheckpointError(path, "neither NumPy's npz, nor safetensors, nor a PyTorch file")
     except CheckpointError: raise
-    except UnpicklingError as e: raise CheckpointError(path, "holds more than tensors: opening it would run a stranger's pickle") from e
-    except DAMAGE as e: raise CheckpointError(path, f"damaged, or no checkpoint ({type(e).__name__}: {str(e).strip().partition(chr(10))[0][:200]})") from e
+    except UnpicklingError as e:
+        raise CheckpointError(path, "holds more than tensors: opening it would run a stranger's pickle") from e
+    except DAMAGE as e:
+        first_line = str(e).strip().partition('\n')[0][:200]
+        raise CheckpointError(path, f"damaged, or no checkpoint ({type(e).__name__}: {first_line})") from e
 
-# %% ../nbs/05_checkpoints.ipynb #34816898
+# %% ../nbs/05_checkpoints.ipynb #797fbc99
 ALIASES = {
-    'npz': [(r'^(opt/target|params)/', ''), (r'DotProductAttention_\d+/', 'DotProductAttention_1/'), (r'/MlpBlock_\d+/', '/MlpBlock_3/'),
-            (r'/LayerNorm_1/', '/LayerNorm_2/')],
+    'npz': [(r'^(opt/target|params)/', ''), (r'DotProductAttention_\d+/', 'DotProductAttention_1/'),
+            (r'/MlpBlock_\d+/', '/MlpBlock_3/'), (r'/LayerNorm_1/', '/LayerNorm_2/')],
     'torchvision': [(r'\.mlp\.linear_1\.', '.mlp.0.'), (r'\.mlp\.linear_2\.', '.mlp.3.')],
     'hf': [(r'^(vit|deit|dinov2|dinov2_with_registers)\.', ''), (r'^encoder\.layer\.', 'layers.'),
-           (r'attention\.attention\.(q|k|v)(uery|ey|alue)\.', r'attention.\1_proj.'), (r'attention\.output\.dense', 'attention.o_proj'),
+           (r'attention\.attention\.(q|k|v)(uery|ey|alue)\.', r'attention.\1_proj.'),
+           (r'attention\.output\.dense', 'attention.o_proj'),
            (r'\.intermediate\.dense', '.mlp.fc1'), (r'(\d)\.output\.dense', r'\1.mlp.fc2'),
            (r'\.layernorm_before\.', '.norm1.'), (r'\.layernorm_after\.', '.norm2.')],
 }
@@ -326,7 +343,9 @@ def canonical(fmt, name):
     return name
 
 def _pattern(rows): # of tables -> one regular expression for all their names
-    return re.compile('|'.join(_regex(part + ending) for _, theirs, kind in rows for part in _parts(theirs) for ending, _ in KINDS[kind].values()))
+    return re.compile('|'.join(_regex(part + ending) for _, theirs, kind in rows
+                               for part in _parts(theirs) for ending, _ in KINDS[kind].values()))
+
 KNOWN = {fmt: _pattern(rows) for fmt, rows in TABLES.items()}
 UNUSED = {fmt: _pattern(rows) for fmt in TABLES if (rows := [row for row in TABLES[fmt] if row[0] == '-'])}
 
@@ -339,19 +358,20 @@ def recognise(file, fmt='auto'):
     counts = {o: sum(knows(o, name) for name in file.arrays) for o in (TABLES if fmt == 'auto' else [fmt])}
     file.format = max(counts, key=counts.get)
     if not counts[file.format]:
-        raise file.error(f"no names of a Vision Transformer that I know, but {', '.join(list(file.arrays)[:3]) or 'nothing at all'}")
+        raise file.error(f"no names of a Vision Transformer, but {', '.join(list(file.arrays)[:3]) or 'nothing at all'}")
     file.names = {}
     for raw in file.arrays:
         name = canonical(file.format, raw)
         if name in file.names: raise file.error(f"{raw} and {file.names[name]} are the same tensor: it is in it twice")
         file.names[name] = raw
 
-# %% ../nbs/05_checkpoints.ipynb #1c5cd48c
+# %% ../nbs/05_checkpoints.ipynb #ad0cef27
 def shape_of(file, key):
     "The shape that our tensor `key` has in a file, in our layout; None when it is not there."
     place = places(file.format, key)
     if place is None or any(name not in file.names for name in place[0]): return None
-    parts = [LAYOUTS[place[1]][0](torch.empty(file.arrays[file.names[name]][0], device='meta')).shape for name in place[0]]
+    arrays = [torch.empty(file.arrays[file.names[name]][0], device='meta') for name in place[0]]
+    parts = [LAYOUTS[place[1]][0](a).shape for a in arrays]
     return (sum(p[0] for p in parts), *parts[0][1:])
 
 def config_of(file):
@@ -359,19 +379,21 @@ def config_of(file):
     if 'vit_course' not in file.metadata: return None
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(file.metadata['vit_course']).items()}
     cfg = ViTConfig(**given)
-    if max(cfg.depth, sum(cfg.hybrid or ())) > len(file.arrays): raise file.error("its config has more blocks than it has tensors")
+    if max(cfg.depth, sum(cfg.hybrid or ())) > len(file.arrays):
+        raise file.error("its config has more blocks than it has tensors")
     if math.prod(cfg.grid) > 2**16: raise file.error(f"its config has a grid of {cfg.grid[0]:,} x {cfg.grid[1]:,}")
     return cfg
 
 def guess_config(file, grid=None):
-    "The `ViTConfig` of an open checkpoint, from its metadata or from its shapes. Dropout and activation are not in a file: the defaults."
+    "The `ViTConfig` of an open checkpoint, from its metadata or its shapes; what no shape shows, such as dropout, is the default."
     if cfg := config_of(file): return cfg
     def shape(key, default=(None,)): return shape_of(file, key) or default
     def count(key):
         n = 0
         while shape_of(file, key.format(n)): n += 1
         return n
-    if not shape_of(file, 'patch_embed.proj.weight') or not shape_of(file, 'pos_embed'): raise file.error("no patch or position embedding in it")
+    if not shape_of(file, 'patch_embed.proj.weight') or not shape_of(file, 'pos_embed'):
+        raise file.error("no patch embedding or no position embedding in it")
     (dim, chans, ph, pw), depth = shape('patch_embed.proj.weight'), count('encoder.blocks.{}.norm1.weight')
     units = tuple(count(f'stem.stages.{s}.{{}}.conv1.weight') for s in range(count('stem.stages.{}.0.conv1.weight')))
     if units: chans, ph, pw = shape('stem.conv_root.weight')[1], ph * 2**(len(units) + 1), pw * 2**(len(units) + 1)
@@ -381,28 +403,30 @@ def guess_config(file, grid=None):
     else: heads = {(c.dim, c.depth): c.heads for c in CONFIGS.values()}.get((dim, depth), max(dim//64, 1))
     return ViTConfig(img_size=(h*ph, w*pw), patch_size=(ph, pw), in_chans=chans, dim=dim, depth=depth, heads=heads,
                      mlp_dim=shape('encoder.blocks.0.mlp.fc1.weight')[0], num_classes=shape('head.weight', (0,))[0],
-                     pre_logits=shape('pre_logits.0.weight')[0], registers=shape('reg_token', (0, 0))[1], hybrid=units or None,
+                     pre_logits=shape('pre_logits.0.weight')[0], registers=shape('reg_token', (0, 0))[1],
                      layer_scale=1e-5 if shape_of(file, 'encoder.blocks.0.ls1.gamma') else None,
-                     qk_norm=shape_of(file, 'encoder.blocks.0.attn.q_norm.weight') is not None, norm_eps=eps_of(file) or 1e-6)
+                     qk_norm=shape_of(file, 'encoder.blocks.0.attn.q_norm.weight') is not None,
+                     hybrid=units or None, norm_eps=eps_of(file) or 1e-6)
 
 def eps_of(file):
-    "The epsilon of its library's LayerNorms, where it is not the usual 1e-6: Hugging Face's ViT (not its DINOv2) has 1e-12."
+    "The epsilon of its LayerNorms, where it is not the usual 1e-6: Hugging Face's ViT (not its DINOv2) has 1e-12."
     if cfg := config_of(file): return cfg.norm_eps
     return 1e-12 if file.format == 'hf' and any('layernorm_before' in name for name in file.arrays) else None
 
-# %% ../nbs/05_checkpoints.ipynb #cdf0b8f9
+# %% ../nbs/05_checkpoints.ipynb #4ea94d8e
 def find_grid(file, rows, grid=None, model_grid=None):
-    "(rows in front, (h,w)) of a file's `rows` position embeddings: `grid` when it is given, otherwise that of the model or a square."
+    "(rows in front, (h,w)) of a file's `rows` position embeddings: the given grid, or else the model's, or a square."
     found = set()
     for front in (1, 0) if file.format == 'timm' else (1,):
         n = rows - front
         for h, w in [grid] if grid else [model_grid or (0, 0), (math.isqrt(max(n, 0)),)*2]:
             if h*w == n > 0: found.add((front, (h, w)))
     if len(found) == 1 and rows <= 2**16: return found.pop()
-    grids = ' or '.join(f'{h} x {w}' for _, (h, w) in sorted(found)) or (f"not a grid of {grid[0]} x {grid[1]}" if grid else "no square grid")
+    none = f"not a grid of {grid[0]} x {grid[1]}" if grid else "no square grid"
+    grids = ' or '.join(f'{h} x {w}' for _, (h, w) in sorted(found)) or none
     raise file.error(f"its {rows:,} position embeddings are {grids}: say which with grid=(rows, columns)")
 
-# %% ../nbs/05_checkpoints.ipynb #af20ecf2
+# %% ../nbs/05_checkpoints.ipynb #e793b14d
 RESIZE = {  # name: arguments of F.interpolate
     'bilinear':       dict(mode='bilinear', align_corners=True),  # Google, and this course
     'bicubic':        dict(mode='bicubic', antialias=True),       # timm, and all models with registers
@@ -410,7 +434,8 @@ RESIZE = {  # name: arguments of F.interpolate
     'bicubic_corner': dict(mode='bicubic', align_corners=True),   # torchvision
     'bicubic_offset': dict(mode='bicubic', offset=0.1),           # DINOv2, to be safe from rounding
 }
-RESIZE_OF = dict(npz='bilinear', vit_course='bilinear', timm='bicubic', hf='bicubic_plain', torchvision='bicubic_corner', dinov2='bicubic_offset')
+RESIZE_OF = dict(npz='bilinear', vit_course='bilinear', timm='bicubic', hf='bicubic_plain', torchvision='bicubic_corner',
+                 dinov2='bicubic_offset')
 
 def resize_pos_embed(pos_embed:torch.Tensor,          # (1,n_prefix+h*w,D), any floating type
                      grid:tuple[int,int],             # new grid: patches along (height, width)
@@ -418,20 +443,22 @@ def resize_pos_embed(pos_embed:torch.Tensor,          # (1,n_prefix+h*w,D), any 
                      n_prefix:int=1,                  # rows in front of the grid, copied as they are
                      mode:str='bilinear'              # a name in `RESIZE`
                     )->torch.Tensor:                  # (1,n_prefix+h'*w',D), same type
-    "Stretch learned position embeddings over another grid (Section 3.2). ValueError when the old grid does not fit or the mode is unknown."
+    "Stretch learned position embeddings over another grid (Section 3.2). ValueError for a wrong old grid or an unknown mode."
     if mode not in RESIZE: raise ValueError(f"unknown resize {mode!r}: choose {', '.join(RESIZE)}")
     front, places = pos_embed[:, :n_prefix], pos_embed[:, n_prefix:]
     h, w = old_grid or (math.isqrt(places.shape[1]),)*2
-    if h*w != places.shape[1]: raise ValueError(f"{places.shape[1]} positions are no grid of {h} x {w}: give old_grid=(rows, columns)")
+    if h*w != places.shape[1]:
+        raise ValueError(f"{places.shape[1]} positions are no grid of {h} x {w}: give old_grid=(rows, columns)")
     if (h, w) == tuple(grid): return pos_embed
     kw = dict(RESIZE[mode])
     offset = kw.pop('offset', None)
-    kw['scale_factor' if offset else 'size'] = ((grid[0] + offset)/h, (grid[1] + offset)/w) if offset else tuple(grid)
+    if offset: kw['scale_factor'] = (grid[0] + offset)/h, (grid[1] + offset)/w
+    else: kw['size'] = tuple(grid)
     places = places.to(torch.promote_types(places.dtype, torch.float32))
     image = places.unflatten(1, (h, w)).permute(0, 3, 1, 2)   # (1,D,h,w): an image with D channels
     return torch.cat([front, F.interpolate(image, **kw).flatten(2).mT.to(front.dtype)], dim=1)
 
-# %% ../nbs/05_checkpoints.ipynb #4988ae2a
+# %% ../nbs/05_checkpoints.ipynb #89ceadd8
 @dataclass(repr=False)
 class LoadReport:
     "What becomes of every tensor of a model and of a checkpoint. Prints as a table."
@@ -444,37 +471,40 @@ class LoadReport:
     skipped: dict = field(default_factory=dict)     # name: why
     missing: dict = field(default_factory=dict)     # our name: names that should be in the file
     unexpected: dict = field(default_factory=dict)  # name in the file: its shape
-    wrong: dict = field(default_factory=dict)       # name in the file: what is wrong with it
+    wrong: dict = field(default_factory=dict)       # name in the file: what is wrong with its shape or type
     adjusted: dict = field(default_factory=dict)    # field of the model's config: from what to what
 
     def __repr__(self):
         lines = [f"{self.path.name}, names of {self.format}"]
-        for what in ('loaded', 'resized', 'skipped', 'missing', 'unexpected', *['wrong']*bool(self.wrong), *['adjusted']*bool(self.adjusted)):
+        for what in ('loaded', 'resized', 'skipped', 'missing', 'unexpected', 'wrong', 'adjusted'):
             rows = getattr(self, what)
+            if what in ('wrong', 'adjusted') and not rows: continue
+            texts = [f"{name}: {why}" for name, why in rows.items()]
             if what == 'loaded': # one line will do for all blocks
                 kinds = list(dict.fromkeys(re.sub(r'\.\d+\.', '.#.', key) for key in rows))
-                lines.append(f"{what:11} {len(rows):4}  {', '.join(kinds[:4])}{', ...' if len(kinds) > 4 else ''}")
-            else: lines += [f"{what if i == 0 else '':11} {len(rows) if i == 0 else '':4}  {name}: {why}" for i, (name, why) in
-                            enumerate(rows.items())] or [f"{what:11}    0"]
+                texts = [', '.join(kinds[:4] + ['...']*(len(kinds) > 4))]
+            lines.append(f"{what:11}{len(rows):4}  {texts[0] if texts else ''}".rstrip())
+            lines += [' '*17 + text for text in texts[1:]]
         return '\n'.join(lines)
 
     @property
     def problems(self):
         "In one line, what forbids loading; '' when nothing does."
-        def some(names): return ', '.join(list(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else '')
-        return '; '.join([f"missing: {some([' + '.join(o) for o in self.missing.values()])}"]*bool(self.missing) +
-                         [f"unexpected: {some(self.unexpected)}"]*bool(self.unexpected) +
-                         [some([f'{name} {why}' for name, why in self.wrong.items()])]*bool(self.wrong))
+        def some(title, names): return [title + ', '.join(names[:3]) + f" and {len(names) - 3} more"*(len(names) > 3)]*bool(names)
+        return '; '.join(some('missing: ', [' + '.join(names) for names in self.missing.values()]) +
+                         some('unexpected: ', list(self.unexpected)) +
+                         some('', [f'{name} {why}' for name, why in self.wrong.items()]))
 
-# %% ../nbs/05_checkpoints.ipynb #900b6c56
+# %% ../nbs/05_checkpoints.ipynb #06a6c4f1
 def _plan_head(file, cfg, head, report, steps, left):
     "Keep the file's head, or start one at zero and leave the old one out."
     classes = (shape_of(file, 'head.weight') or (None,))[0]
     if cfg.num_classes and (head == 'keep' or head == 'auto' and classes == cfg.num_classes): return
-    why = (f"the file has {classes or 'no'} classes" if head == 'auto' else "not wanted") + (
-          f", the model {cfg.num_classes}: its head starts at zero" if cfg.num_classes else ", the model has no head")
+    why = f"the file has {classes or 'no'} classes" if head == 'auto' else "not wanted"
+    why += f", the model {cfg.num_classes}: its head starts at zero" if cfg.num_classes else ", the model has no head"
     bias = shape_of(file, 'head.bias')
-    if bias and classes is not None and bias != (classes,): report.wrong['its head'] = f"has {classes} rows of weights, but biases of shape {bias}"
+    if bias and classes is not None and bias != (classes,):
+        report.wrong['its head'] = f"has {classes} rows of weights, but biases of shape {bias}"
     if cfg.num_classes: steps.update({key: None for key in ('head.weight', 'head.bias')})
     for layer in ('head', 'pre_logits.0')[:1 if cfg.pre_logits else 2]:
         names = [name for ending in ('.weight', '.bias') for name in places(file.format, layer + ending)[0]]
@@ -482,10 +512,12 @@ def _plan_head(file, cfg, head, report, steps, left):
     if classes is None and cfg.num_classes: report.skipped['head'] = why
 
 def _plan_positions(file, model, report, rows, resize, grid):
-    "How to bring a file's position embeddings onto the model's grid: (rows in front, old grid, new grid, mode), or None when they fit."
+    "How a file's position embeddings get onto the model's grid: (rows in front, old grid, new grid, mode); None when they fit."
     front, old = find_grid(file, rows, grid or getattr(config_of(file), 'grid', None), model.grid)
-    if resize == 'auto': resize = 'bicubic' if model.cfg.registers and file.format in ('hf', 'dinov2') else RESIZE_OF[file.format]
-    if old != model.grid: report.resized['pos_embed'] = f"{old[0]} x {old[1]} to {model.grid[0]} x {model.grid[1]}, {resize}"
+    if resize == 'auto':
+        resize = 'bicubic' if model.cfg.registers and file.format in ('hf', 'dinov2') else RESIZE_OF[file.format]
+    if old != model.grid:
+        report.resized['pos_embed'] = f"{old[0]} x {old[1]} to {model.grid[0]} x {model.grid[1]}, {resize}"
     return (front, old, model.grid, resize) if old != model.grid or front == 0 else None
 
 def plan(file, model, head='auto', resize='auto', grid=None):
@@ -493,7 +525,8 @@ def plan(file, model, head='auto', resize='auto', grid=None):
     report, steps, left = LoadReport(file.path, file.format, model, file.metadata), {}, dict(file.names)
     _plan_head(file, model.cfg, head, report, steps, left)
     cfg = config_of(file)
-    if cfg and cfg.heads != model.cfg.heads: report.wrong['its config'] = f"has {cfg.heads} heads, but the model {model.cfg.heads}"
+    if cfg and cfg.heads != model.cfg.heads:
+        report.wrong['its config'] = f"has {cfg.heads} heads, but the model {model.cfg.heads}"
     for key, w in model.state_dict().items():
         if key in steps: continue
         names, layout = places(file.format, key) or ((f'{key} (which {file.format} files cannot hold)',), 'same')
@@ -507,7 +540,7 @@ def plan(file, model, head='auto', resize='auto', grid=None):
                 stretch, shape = _plan_positions(file, model, report, shape[1], resize, grid), needed
             if layout == 'group' and shape == needed[-1:]: shape = needed   # newer Flax leaves the ones out
             if shape != needed: report.wrong[name] = f"is {shape}, but the model needs {needed}"
-            elif not isinstance(dtype, torch.dtype): report.wrong[name] = f"has the type {dtype}, not a floating-point one"
+            elif not isinstance(dtype, torch.dtype): report.wrong[name] = f"has the type {dtype}, no floating-point one"
         steps[key] = found, layout, stretch
         if key not in report.resized: report.loaded[key] = found
     if (eps := eps_of(file)) and eps != model.cfg.norm_eps:
@@ -518,11 +551,11 @@ def plan(file, model, head='auto', resize='auto', grid=None):
         else: report.unexpected[raw] = file.arrays[raw][0]
     return steps, report
 
-# %% ../nbs/05_checkpoints.ipynb #923e36fd
+# %% ../nbs/05_checkpoints.ipynb #2e68f17c
 def _finite(t): return np.isfinite((t.float() if t.dtype == torch.bfloat16 else t).numpy()).all()
 
 def carry_out(file, step, w, check=True, copy=True):
-    "Read what a step of the plan says; see whether its numbers are finite in the type of our tensor `w`, bring them into our layout, and copy them."
+    "Read what a step says; see whether its numbers are finite in the type of our tensor `w`, and copy them, in our layout."
     names, layout, stretch = step or ((), 'same', None)
     if step is None and copy: w.zero_()
     for name, part in zip(names, w.chunk(len(names) or 1)):
@@ -536,9 +569,9 @@ def carry_out(file, step, w, check=True, copy=True):
             t = resize_pos_embed(t, new, old, mode=mode)
         part.copy_(t)
 
-# %% ../nbs/05_checkpoints.ipynb #f982c064
+# %% ../nbs/05_checkpoints.ipynb #74b15bbb
 def cache_dir()->Path:
-    "Where fetched checkpoints are kept: the environment variable VIT_COURSE_CACHE, or `.cache/vit_course` in the home folder."
+    "Where fetched checkpoints are: the folder in the environment variable VIT_COURSE_CACHE, or `.cache/vit_course` at home."
     return Path(os.environ.get('VIT_COURSE_CACHE') or Path.home()/'.cache'/'vit_course').expanduser()
 
 CHECKPOINTS = {}   # the published files, by name: the list is below
@@ -549,7 +582,7 @@ def find_checkpoint(source)->Path: # a file, a folder, or a name in `CHECKPOINTS
     if path.is_dir():
         for name in ('best.safetensors', 'model.safetensors', 'pytorch_model.bin'):
             if (path/name).is_file(): return path/name
-        raise CheckpointError(path, "a folder with neither best.safetensors (of vit_train) nor model.safetensors nor pytorch_model.bin")
+        raise CheckpointError(path, "a folder with neither best.safetensors nor model.safetensors nor pytorch_model.bin")
     if known and not path.exists(): path = cache_dir()/known.file
     name = next((name for name, c in CHECKPOINTS.items() if path.name == c.file), None)
     if name and not path.exists(): raise CheckpointError(path, f"no such file: `vit_weights fetch {name}` gets it")
@@ -559,53 +592,55 @@ def _bare(model):
     "The Vision Transformer inside of torch.compile and DistributedDataParallel."
     while not isinstance(model, VisionTransformer):
         inner = getattr(model, '_orig_mod', None) or getattr(model, 'module', None)
-        if inner is None: raise TypeError(f"a checkpoint is loaded into a VisionTransformer, not into a {type(model).__name__}")
+        if inner is None: raise TypeError(f"a checkpoint goes into a VisionTransformer, not into a {type(model).__name__}")
         model = inner
     return model
 
-# %% ../nbs/05_checkpoints.ipynb #eabcdc38
+# %% ../nbs/05_checkpoints.ipynb #1ded2751
 def _check_options(format, head, resize):
-    for what, value, allowed in (('format', format, ('auto', *TABLES)), ('head', head, ('auto', 'keep', 'new')), ('resize', resize, ('auto', *RESIZE))):
-        if value not in allowed: raise ValueError(f"unknown {what} {value!r}: choose {', '.join(allowed)}")
+    for what, value, allowed in (('format', format, TABLES), ('head', head, ('keep', 'new')), ('resize', resize, RESIZE)):
+        if value not in ('auto', *allowed): raise ValueError(f"unknown {what} {value!r}: choose auto, {', '.join(allowed)}")
 
-def _difference(file, cfg, grid):
-    "What the model in a file has and ours has not, as the end of an error message."
-    try: other = guess_config(file, grid)
-    except DAMAGE: return ''
-    def facts(c): return {f: tuple(v) if isinstance(v := getattr(c, f), (list, tuple)) else v for f in
-                          ('patch_size', 'in_chans', 'dim', 'depth', 'heads', 'mlp_dim', 'pre_logits', 'layer_scale', 'registers', 'qk_norm', 'hybrid')}
-    theirs, ours = facts(other), facts(replace(cfg, patch_size=pair(cfg.patch_size), layer_scale=cfg.layer_scale and other.layer_scale or cfg.layer_scale))
-    differ = [f for f in ours if ours[f] != theirs[f]]
-    if not differ: return ''
-    return f" (in the file {', '.join(f'{f}={theirs[f]}' for f in differ)}; in the model {', '.join(f'{f}={ours[f]}' for f in differ)})"
-
-def inspect_checkpoint(model:VisionTransformer|None, source, format='auto', head='auto', resize='auto', grid=None)->LoadReport:
-    "What `load_checkpoint` would do, from names and shapes alone: it reads no numbers and changes nothing. CheckpointError when the file is damaged."
-    _check_options(format, head, resize)
-    if model is not None: model = _bare(model)
-    with open_checkpoint(find_checkpoint(source)) as file:
-        recognise(file, format)
-        return plan(file, _empty(guess_config(file, grid)) if model is None else model, head, resize, grid)[1]
+def _empty(cfg):
+    "A model without memory for its weights."
+    with torch.device('meta'): return VisionTransformer(cfg)
 
 def _set_norm_eps(model, eps):
     model.cfg = replace(model.cfg, norm_eps=eps)
     for m in model.modules():
         if isinstance(m, torch.nn.LayerNorm): m.eps = eps
 
-def _empty(cfg):
-    "A model without memory for its weights."
-    with torch.device('meta'): return VisionTransformer(cfg)
+BODY = ('patch_size', 'in_chans', 'dim', 'depth', 'heads', 'mlp_dim', 'pre_logits', 'layer_scale', 'registers', 'qk_norm', 'hybrid')
+
+def _difference(file, ours, grid):
+    "What the model in a file has and ours has not, as the end of an error message."
+    try: theirs = guess_config(file, grid)
+    except DAMAGE: return ''
+    if theirs.layer_scale and ours.layer_scale: theirs = replace(theirs, layer_scale=ours.layer_scale)   # where it began matters not
+    theirs, ours = (replace(c, patch_size=pair(c.patch_size)) for c in (theirs, ours))
+    differ = [f for f in BODY if getattr(theirs, f) != getattr(ours, f)]
+    def facts(c): return ', '.join(f'{f}={getattr(c, f)}' for f in differ)
+    return f" (in the file {facts(theirs)}; in the model {facts(ours)})" if differ else ''
+
+# %% ../nbs/05_checkpoints.ipynb #9f8bbbb6
+def inspect_checkpoint(model, source, format='auto', head='auto', resize='auto', grid=None)->LoadReport:
+    "What `load_checkpoint` would do: it reads no numbers, changes nothing, and raises CheckpointError only for damaged files."
+    _check_options(format, head, resize)
+    if model is not None: model = _bare(model)
+    with open_checkpoint(find_checkpoint(source)) as file:
+        recognise(file, format)
+        return plan(file, _empty(guess_config(file, grid)) if model is None else model, head, resize, grid)[1]
 
 def load_checkpoint(model:VisionTransformer|None,   # where to; None: build it from what the file says of itself
-                    source,                         # a file, a folder of `vit_train` or Hugging Face, or a name in `CHECKPOINTS`
+                    source,                         # a file, a folder, or a name in `CHECKPOINTS` that is in the cache
                     format:str='auto',              # a name in `TABLES`
-                    head:str='auto',                # 'keep' it, a 'new' one of zeros, or 'auto': keep it when the classes are as many
-                    resize:str='auto',              # of position embeddings, a name in `RESIZE`; 'auto': as the file's library does
+                    head:str='auto',                # 'keep' it, a 'new' one of zeros, or 'auto': kept for as many classes
+                    resize:str='auto',              # for positions, a name in `RESIZE`, or 'auto': as the file's library does
                     grid:tuple[int,int]=None        # of the file's position embeddings, when it is no square
                    )->LoadReport:                   # what became of each tensor; `report.model` is the model
-    """Fill a model with trained weights (Section 3.1 and 3.2 of the paper for the head and for another size). The file may come from Google (npz), timm,
-    torchvision, Hugging Face, DINOv2 or this course. CheckpointError, with the model as it was, when the file is damaged, does not fit, or
-    holds NaN or infinity. ValueError for an unknown option."""
+    """Fill a model with trained weights of Google (npz), timm, torchvision, Hugging Face, DINOv2 or this course; the head and other
+    sizes as in Section 3.1 and 3.2 of the paper. CheckpointError, with the model as it was, when the file is damaged, does not fit,
+    or holds NaN or infinity. ValueError for an unknown option."""
     _check_options(format, head, resize)
     if model is not None: model = _bare(model)
     with open_checkpoint(find_checkpoint(source)) as file:
@@ -621,7 +656,8 @@ def load_checkpoint(model:VisionTransformer|None,   # where to; None: build it f
         for key, step in steps.items(): carry_out(file, step, ours[key], check=new)
         if new:
             model.load_state_dict(ours, assign=True)
-            if model.cfg.pos_embed == 'sincos2d': model.pos_embed = VisionTransformer(replace(model.cfg, depth=1, num_classes=0)).pos_embed
+            if model.cfg.pos_embed == 'sincos2d': # not in the file, but computed
+                model.pos_embed = VisionTransformer(replace(model.cfg, depth=1, num_classes=0)).pos_embed
         if report.adjusted: _set_norm_eps(model, eps_of(file))
     return report
 
@@ -629,7 +665,7 @@ def load_npz(model, path, head='auto')->LoadReport:
     "`load_checkpoint` for Google's own files."
     return load_checkpoint(model, path, 'npz', head)
 
-# %% ../nbs/05_checkpoints.ipynb #a9b26960
+# %% ../nbs/05_checkpoints.ipynb #bbb0070e
 @contextmanager
 def replacing(path):
     "A path to write to, beside `path`: it takes its place when all went well, and is removed otherwise."
@@ -648,30 +684,32 @@ def save_checkpoint(model:VisionTransformer, # on any device
                     path,                    # of the file, best with the ending .safetensors
                     metadata:dict=None       # more to remember; values are kept as strings
                    ):
-    "Write weights and config as safetensors, so that `load_checkpoint(None, path)` rebuilds the model. OSError when it cannot be written."
+    "Write weights and config as safetensors, so that `load_checkpoint(None, path)` rebuilds the model. OSError when that fails."
     model = _bare(model)
-    state, config = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, json.dumps(asdict(model.cfg))
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    config = json.dumps(asdict(model.cfg))
     crcs = {'vit_course': zlib.crc32(config.encode()), **{k: checksum(k, v) for k, v in state.items()}}
     meta = {**(metadata or {}), 'vit_course': config, 'crc32': json.dumps(crcs)}
     with replacing(path) as part: save_file(state, part, metadata={k: str(v) for k, v in meta.items()})
 
-# %% ../nbs/05_checkpoints.ipynb #9241abc1
+# %% ../nbs/05_checkpoints.ipynb #696a96f8
 def save_npz(model:VisionTransformer, # on any device, of any floating type
              path                     # of the file
             ):
-    "Write float32 weights as Google's own loader reads them. CheckpointError when the model has something that their format has no name for."
+    "Write float32 weights as Google's own loader reads them. CheckpointError when the model has something without a name there."
     model = _bare(model)
-    state, H = model.state_dict(), model.cfg.heads
-    alien = [k for k in state if places('npz', k) is None] + [f'{k}={v}' for k, v, good in (('pool', model.cfg.pool, 'cls'),
-             ('pos_embed', model.cfg.pos_embed, 'learned')) if v != good]
-    if alien: raise CheckpointError(path, f"Google's format has no place for {', '.join(alien[:3])}: save_checkpoint can write it")
+    state, cfg = model.state_dict(), model.cfg
+    alien = [k for k in state if places('npz', k) is None] + ["pool='mean'"]*(cfg.pool != 'cls')
+    alien += [f'pos_embed={cfg.pos_embed!r}']*(cfg.pos_embed != 'learned')
+    if alien: raise CheckpointError(path, f"Google's format has no place for {', '.join(alien[:3])}: use save_checkpoint")
     with replacing(path) as part, zipfile.ZipFile(part, 'w') as z:
         for key, w in state.items():
             names, layout = places('npz', key)
             for name, t in zip(names, w.detach().float().cpu().chunk(len(names))):
-                with z.open(f'{name}.npy', 'w') as m: np.lib.format.write_array(m, LAYOUTS[layout][1](t, H).contiguous().numpy(), allow_pickle=False)
+                array = LAYOUTS[layout][1](t, cfg.heads).contiguous().numpy()
+                with z.open(f'{name}.npy', 'w') as m: np.lib.format.write_array(m, array, allow_pickle=False)
 
-# %% ../nbs/05_checkpoints.ipynb #19e636d7
+# %% ../nbs/05_checkpoints.ipynb #2f18f62d
 @dataclass(frozen=True)
 class Checkpoint:
     "A published file, and the model that it fits."
@@ -688,17 +726,19 @@ class Checkpoint:
 
     def create(self, **kwargs): # fields of `ViTConfig`
         "A fresh model of this kind."
-        return create_vit(self.model_type, **{**dict(img_size=self.img_size, num_classes=self.num_classes, **self.options), **kwargs})
+        return create_vit(self.model_type, **(dict(img_size=self.img_size, num_classes=self.num_classes) | self.options | kwargs))
 
-def _google(path, *args, **kwargs): # the same object under its plain address and that of the storage API
-    quoted = urllib.parse.quote(path)
-    urls = (f'https://storage.googleapis.com/vit_models/{quoted}',
-            f"https://storage.googleapis.com/download/storage/v1/b/vit_models/o/{urllib.parse.quote(path, safe='')}?alt=media")
-    return lambda name: Checkpoint(f'{name}.npz', urls, 'npz', *args, **kwargs)
+# %% ../nbs/05_checkpoints.ipynb #78c3ff22
+def _google(path, *args, **kwargs):
+    host, quote = 'https://storage.googleapis.com', urllib.parse.quote
+    urls = f'{host}/vit_models/{quote(path)}', f"{host}/download/storage/v1/b/vit_models/o/{quote(path, safe='')}?alt=media"
+    return lambda name: Checkpoint(f'{name}.npz', urls, 'npz', *args, options=kwargs)
 
-def _other(url, *args, **kwargs): return lambda name: Checkpoint(name + Path(url).suffix, (url,), *args, **kwargs)
+def _other(url, *args, sha256=None, scale='imagenet', **kwargs):
+    return lambda name: Checkpoint(name + Path(url).suffix, (url,), *args, sha256=sha256, scale=scale, options=kwargs)
 
-_1k, _21k, _meta, _tv = 'imagenet21k+imagenet2012', 'imagenet21k', 'https://dl.fbaipublicfiles.com/dinov2/dinov2_vits14', 'https://download.pytorch.org/models'
+_1k, _21k = 'imagenet21k+imagenet2012', 'imagenet21k'
+_meta, _tv, _hub = 'https://dl.fbaipublicfiles.com/dinov2/dinov2_vits14', 'https://download.pytorch.org/models', 'https://huggingface.co'
 _aug = dict(Ti='Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0--imagenet2012-steps_20k-lr_0.03',
             S='S_16-i21k-300ep-lr_0.001-aug_light1-wd_0.03-do_0.0-sd_0.0--imagenet2012-steps_20k-lr_0.03',
             B='B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0--imagenet2012-steps_20k-lr_0.01')
@@ -706,53 +746,55 @@ _aug = dict(Ti='Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0--imagen
 CHECKPOINTS.update({name: make(name) for name, make in {
     # the paper's: ImageNet-21k, then ImageNet
     'ViT-B_16-224': _google(f'{_1k}/ViT-B_16-224.npz', 'ViT-B_16', 224, 1000, 346_335_542),
-    'ViT-B_16-384': _google(f'{_1k}/ViT-B_16.npz', 'ViT-B_16', 384, 1000, 347_502_902, '19d3f569702e80c3a19101c8a3bde16b34f0c475ce565e999cb96068a580fdbf'),
+    'ViT-B_16-384': _google(f'{_1k}/ViT-B_16.npz', 'ViT-B_16', 384, 1000, 347_502_902,
+                            '19d3f569702e80c3a19101c8a3bde16b34f0c475ce565e999cb96068a580fdbf'),
     'ViT-B_32-384': _google(f'{_1k}/ViT-B_32.npz', 'ViT-B_32', 384, 1000, 353_253_686),
     'ViT-L_16-224': _google(f'{_1k}/ViT-L_16-224.npz', 'ViT-L_16', 224, 1000, 1_217_434_662),
     'ViT-L_16-384': _google(f'{_1k}/ViT-L_16.npz', 'ViT-L_16', 384, 1000, 1_218_991_142),
     'ViT-L_32-384': _google(f'{_1k}/ViT-L_32.npz', 'ViT-L_32', 384, 1000, 1_226_658_854),
     'R50-ViT-B_16-384': _google(f'{_1k}/R50+ViT-B_16.npz', 'R50-ViT-B_16', 384, 1000, 395_908_888),
     # the paper's: ImageNet-21k alone, with a head of zeros for 21,843 classes
-    'ViT-B_16-21k': _google(f'{_21k}/ViT-B_16.npz', 'ViT-B_16', 224, 21843, 412_811_466, options=dict(pre_logits=768)),
-    'ViT-B_32-21k': _google(f'{_21k}/ViT-B_32.npz', 'ViT-B_32', 224, 21843, 419_437_770, options=dict(pre_logits=768)),
-    'ViT-L_16-21k': _google(f'{_21k}/ViT-L_16.npz', 'ViT-L_16', 224, 21843, 1_307_089_850, options=dict(pre_logits=1024)),
-    'ViT-L_32-21k': _google(f'{_21k}/ViT-L_32.npz', 'ViT-L_32', 224, 21843, 1_315_924_922, options=dict(pre_logits=1024)),
-    'ViT-H_14-21k': _google(f'{_21k}/ViT-H_14.npz', 'ViT-H_14', 224, 21843, 2_641_712_218, options=dict(pre_logits=1280)),
+    'ViT-B_16-21k': _google(f'{_21k}/ViT-B_16.npz', 'ViT-B_16', 224, 21843, 412_811_466, pre_logits=768),
+    'ViT-B_32-21k': _google(f'{_21k}/ViT-B_32.npz', 'ViT-B_32', 224, 21843, 419_437_770, pre_logits=768),
+    'ViT-L_16-21k': _google(f'{_21k}/ViT-L_16.npz', 'ViT-L_16', 224, 21843, 1_307_089_850, pre_logits=1024),
+    'ViT-L_32-21k': _google(f'{_21k}/ViT-L_32.npz', 'ViT-L_32', 224, 21843, 1_315_924_922, pre_logits=1024),
+    'ViT-H_14-21k': _google(f'{_21k}/ViT-H_14.npz', 'ViT-H_14', 224, 21843, 2_641_712_218, pre_logits=1280),
     'R50-ViT-B_16-21k': _google(f'{_21k}/R50+ViT-B_16.npz', 'R50-ViT-B_16', 224, 21843, 461_217_452,
-                                'ff009bf39bb4f9198b834cfe46aba2bfdaf730e933ab3e3c4b1edf4226eaafbe', options=dict(pre_logits=768)),
+                                'ff009bf39bb4f9198b834cfe46aba2bfdaf730e933ab3e3c4b1edf4226eaafbe', pre_logits=768),
     # "How to train your ViT?" (Steiner et al., 2021)
     'augreg-ViT-Ti_16-224': _google(f"augreg/{_aug['Ti']}-res_224.npz", 'ViT-Ti_16', 224, 1000, 22_934_582),
     'augreg-ViT-S_16-224': _google(f"augreg/{_aug['S']}-res_224.npz", 'ViT-S_16', 224, 1000, 88_267_574),
     'augreg-ViT-B_16-224': _google(f"augreg/{_aug['B']}-res_224.npz", 'ViT-B_16', 224, 1000, 346_335_542),
     'augreg-ViT-B_16-384': _google(f"augreg/{_aug['B']}-res_384.npz", 'ViT-B_16', 384, 1000, 347_502_902),
     # DINOv2 (Oquab et al., 2023), without a head
-    'dinov2-ViT-S_14': _other(f'{_meta}/dinov2_vits14_pretrain.pth', 'dinov2', 'ViT-S_14', 518, 0, scale='imagenet'),
-    'dinov2-ViT-S_14-reg': _other(f'{_meta}/dinov2_vits14_reg4_pretrain.pth', 'dinov2', 'ViT-S_14', 518, 0, scale='imagenet', options=dict(registers=4)),
+    'dinov2-ViT-S_14': _other(f'{_meta}/dinov2_vits14_pretrain.pth', 'dinov2', 'ViT-S_14', 518, 0),
+    'dinov2-ViT-S_14-reg': _other(f'{_meta}/dinov2_vits14_reg4_pretrain.pth', 'dinov2', 'ViT-S_14', 518, 0, registers=4),
     # other libraries
-    'torchvision-ViT-B_16-224': _other(f'{_tv}/vit_b_16-c867db91.pth', 'torchvision', 'ViT-B_16', 224, 1000, sha256='c867db91', scale='imagenet'),
-    'torchvision-ViT-B_32-224': _other(f'{_tv}/vit_b_32-d86f8d99.pth', 'torchvision', 'ViT-B_32', 224, 1000, sha256='d86f8d99', scale='imagenet'),
-    'hf-ViT-B_16-224': _other('https://huggingface.co/google/vit-base-patch16-224/resolve/main/model.safetensors', 'hf', 'ViT-B_16', 224, 1000),
-    'timm-ViT-B_16-224': _other('https://huggingface.co/timm/vit_base_patch16_224.augreg2_in21k_ft_in1k/resolve/main/model.safetensors',
-                                'timm', 'ViT-B_16', 224, 1000),
+    'torchvision-ViT-B_16-224': _other(f'{_tv}/vit_b_16-c867db91.pth', 'torchvision', 'ViT-B_16', 224, 1000, sha256='c867db91'),
+    'torchvision-ViT-B_32-224': _other(f'{_tv}/vit_b_32-d86f8d99.pth', 'torchvision', 'ViT-B_32', 224, 1000, sha256='d86f8d99'),
+    'hf-ViT-B_16-224': _other(f'{_hub}/google/vit-base-patch16-224/resolve/main/model.safetensors', 'hf', 'ViT-B_16', 224, 1000, scale='half'),
+    'timm-ViT-B_16-224': _other(f'{_hub}/timm/vit_base_patch16_224.augreg2_in21k_ft_in1k/resolve/main/model.safetensors',
+                                'timm', 'ViT-B_16', 224, 1000, scale='half'),
 }.items()})
 
-# %% ../nbs/05_checkpoints.ipynb #dd80f09b
+# %% ../nbs/05_checkpoints.ipynb #5a81c4a1
 TIMEOUT = 30 # seconds without a byte
 
-def _bar(name, done, total, start):
+def _bar(name, new, done, total, start):
     "One line on a terminal that shows how far a download is."
-    seconds = max(time.monotonic() - start, 1e-3)
+    speed = new / 1e6 / max(time.monotonic() - start, 1e-3)
     full = f"[{'#'*int(20*done/total):20}] {100*done/total:3.0f} %" if total else ''
-    print(f"\r{name} {full} {done/1e6:,.0f} MB, {done/1e6/seconds:.1f} MB/s ", end='', file=sys.stderr, flush=True)
+    print(f"\r{name} {full} {done/1e6:,.0f} MB, {speed:.1f} MB/s ", end='', file=sys.stderr, flush=True)
 
 def _transfer(url, part, limit, show):
-    "Bring what is missing of `url` into the file `part`. OSError or HTTPException when it breaks off; what has come stays there."
+    "Bring what is missing of `url` into the file `part`. OSError or HTTPException when it breaks off; what has come stays."
     have = part.stat().st_size if part.exists() else 0
-    headers = {'User-Agent': 'vit_course', 'Accept-Encoding': 'identity', **({'Range': f'bytes={have}-'} if have else {})}
+    headers = {'User-Agent': 'vit_course', 'Accept-Encoding': 'identity'}
+    if have: headers['Range'] = f'bytes={have}-'
     try: response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as e:
-        if e.code == 416 and e.headers.get('Content-Range') == f'bytes */{have}': return   # all of it was here already
-        if e.code == 416: part.unlink()                                                     # something else was here
+        if e.code == 416 and e.headers.get('Content-Range') == f'bytes */{have}': return   # all of it is here already
+        if e.code == 416: part.unlink()                                                    # something else is here
         raise
     with response:
         resumed = response.status == 206 and (response.headers.get('Content-Range') or '').startswith(f'bytes {have}-')
@@ -773,17 +815,24 @@ def _transfer(url, part, limit, show):
         if done > limit: part.unlink(); raise OSError("sends more bytes than this checkpoint has")
         if total and done != total: raise OSError(f"broke off after {done:,} of {total:,} bytes")
 
-def verify_checkpoint(source, known:Checkpoint=None)->LoadReport: # a file or a name; what it should be, when it has no known name
-    "Check size and sha256 where they are known, and then every array: names, shapes, checksums, and that all numbers are finite."
+# %% ../nbs/05_checkpoints.ipynb #8e43c969
+def _check_sha256(path, size, sha256):
+    if not path.is_file(): raise CheckpointError(path, 'no such file')
+    if size and size != path.stat().st_size:
+        raise CheckpointError(path, f"{path.stat().st_size:,} bytes long, but it should have {size:,}")
+    digest = hashlib.sha256()
+    with open(path, 'rb') as f:
+        while chunk := f.read(2**20): digest.update(chunk)
+    found = digest.hexdigest()
+    if not found.startswith(sha256): raise CheckpointError(path, f"its sha256 is {found}, but should be {sha256}")
+
+def verify_checkpoint(source,                # a file, a folder, or a name in `CHECKPOINTS` that is in the cache
+                      known:Checkpoint=None  # what it should be; by its name when None
+                     )->LoadReport:
+    "Check size and sha256 where they are known, then every array: name, shape, checksum, finite numbers. Raises CheckpointError."
     path = find_checkpoint(source)
-    known = known or CHECKPOINTS.get(str(source)) or next((c for c in CHECKPOINTS.values() if c.file == path.name), None)
-    if known and known.sha256:
-        if not path.is_file(): raise CheckpointError(path, 'no such file')
-        size, digest = path.stat().st_size, hashlib.sha256()
-        if known.size and size != known.size: raise CheckpointError(path, f"{size:,} bytes long, but it should have {known.size:,}")
-        with open(path, 'rb') as f:
-            while chunk := f.read(2**20): digest.update(chunk)
-        if not digest.hexdigest().startswith(known.sha256): raise CheckpointError(path, f"its sha256 is {digest.hexdigest()}, but should be {known.sha256}")
+    known = known or CHECKPOINTS.get(str(source)) or {c.file: c for c in CHECKPOINTS.values()}.get(path.name)
+    if known and known.sha256: _check_sha256(path, known.size, known.sha256)
     with open_checkpoint(path) as file:
         recognise(file, known.format if known else 'auto')
         if known:
@@ -795,11 +844,12 @@ def verify_checkpoint(source, known:Checkpoint=None)->LoadReport: # a file or a 
         for key, step in steps.items(): carry_out(file, step, ours[key], copy=False)
     return report
 
+# %% ../nbs/05_checkpoints.ipynb #76eb0bd0
 def download(name:str,          # in `CHECKPOINTS`
              folder=None,       # where to; `cache_dir()` when None
              progress:bool=True # a bar on standard error, if that is a terminal
             )->Path:            # of the file
-    """The file of a published checkpoint, fetched when it is not there yet: resumed where it broke off, checked, and only then named.
+    """The file of a published checkpoint, fetched if need be: continued where it broke off, checked, and only then named.
     ValueError for an unknown name; CheckpointError, with the address and the place for the file, when no address works."""
     if name not in CHECKPOINTS: raise ValueError(f"unknown checkpoint {name!r}: choose {', '.join(CHECKPOINTS)}")
     known, path = CHECKPOINTS[name], Path(folder or cache_dir())/CHECKPOINTS[name].file
@@ -808,7 +858,9 @@ def download(name:str,          # in `CHECKPOINTS`
     limit = known.size if known.size and known.sha256 else 2*(known.size or 2**33)   # a predicted size is a prediction
     def show(new, done, total, start):
         now = time.monotonic()
-        if progress and sys.stderr.isatty() and (now > drawn[0] + .1 or done == total): drawn[0] = now; _bar(name, done, total, start)
+        if progress and sys.stderr.isatty() and (now > drawn[0] + .1 or done == total):
+            drawn[0] = now
+            _bar(name, new, done, total, start)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for url in known.urls*2: # an address that broke off gets a second chance
@@ -819,22 +871,24 @@ def download(name:str,          # in `CHECKPOINTS`
                 os.replace(part, path)
                 return path
             except CheckpointError as e: reason = e; part.unlink(missing_ok=True)
-            except (OSError, HTTPException) as e: reason = f"{urllib.parse.urlsplit(url).hostname}: {getattr(e, 'reason', None) or e or type(e).__name__}"
+            except (OSError, HTTPException) as e:
+                reason = f"{urllib.parse.urlsplit(url).hostname}: {getattr(e, 'reason', None) or e or type(e).__name__}"
     except OSError as e: reason = e
-    raise CheckpointError(name, f"cannot be fetched ({reason}): get {known.urls[0]} by other means and put it at {path}")
+    raise CheckpointError(name, f"cannot be fetched ({reason}): get {known.urls[0]} by other means, and put it at {path}")
 
-# %% ../nbs/05_checkpoints.ipynb #143f9570
+# %% ../nbs/05_checkpoints.ipynb #1f0eef56
 def _describe(cfg):
-    same = next((name for name, c in CONFIGS.items() if all(getattr(c, f) == getattr(cfg, f) for f in ('dim', 'depth', 'heads', 'mlp_dim')) and
-                 pair(c.patch_size) == pair(cfg.patch_size) and bool(c.hybrid) == bool(cfg.hybrid)), f'ViT of {cfg.depth} blocks, {cfg.dim} wide')
+    def kind(c): return pair(c.patch_size), c.dim, c.depth, c.heads, c.mlp_dim, c.hybrid
+    name = {kind(c): name for name, c in CONFIGS.items()}.get(kind(cfg), f'ViT of {cfg.depth} blocks, {cfg.dim} wide')
     h, w = pair(cfg.img_size)
-    return f"{same}, {h} x {w} pixels, {cfg.num_classes} classes" + (f", {cfg.registers} registers" if cfg.registers else '')
+    return f"{name}, {h} x {w} pixels, {cfg.num_classes} classes" + f", {cfg.registers} registers"*bool(cfg.registers)
 
 def _list(args):
     width = max(map(len, CHECKPOINTS))
     print(f"{'name':{width}}  {'MB':>6}  {'model':12}  pixels  classes  here")
     for name, c in CHECKPOINTS.items():
-        print(f"{name:{width}}  {f'{c.size/1e6:.0f}' if c.size else '?':>6}  {c.model_type:12}  {c.img_size:6}  {c.num_classes:7}  {'yes' if (cache_dir()/c.file).exists() else '-'}")
+        megabytes, here = f'{c.size/1e6:.0f}' if c.size else '?', 'yes' if (cache_dir()/c.file).exists() else '-'
+        print(f"{name:{width}}  {megabytes:>6}  {c.model_type:12}  {c.img_size:6}  {c.num_classes:7}  {here}")
     print(f"\nThe cache folder is {cache_dir()} (set VIT_COURSE_CACHE to move it).")
 
 def _fetch(args):
@@ -843,38 +897,45 @@ def _fetch(args):
 def _verify(args):
     for source in args.source:
         report = verify_checkpoint(source)
-        print(f"{report.path}: {report.format}, {_describe(report.model.cfg)}, {len(report.loaded)} tensors, all finite")
+        what = f"{_describe(report.model.cfg)}, {len(report.loaded)} tensors, all finite"
+        print(f"{report.path}: {report.format}, {what}")
 
 def _convert(args):
     target = Path(args.target)
-    if target.suffix not in ('.safetensors', '.npz'): raise ValueError(f"{target}: the new file must end with .safetensors or .npz")
-    model = load_checkpoint(None, args.source, args.format).model
-    if args.img_size:
-        size = tuple(args.img_size) if len(args.img_size) > 1 else args.img_size[0]
-        model = load_checkpoint(_empty(replace(model.cfg, img_size=size)), args.source, args.format, resize=args.resize).model
+    if target.suffix not in ('.safetensors', '.npz'):
+        raise ValueError(f"{target}: the new file must end with .safetensors or .npz")
+    model = inspect_checkpoint(None, args.source, args.format).model
+    if args.img_size: model = _empty(replace(model.cfg, img_size=tuple(args.img_size) if len(args.img_size) > 1 else args.img_size[0]))
+    load_checkpoint(model, args.source, args.format, resize=args.resize)
     (save_npz if target.suffix == '.npz' else save_checkpoint)(model, target)
     print(f"{target}: {_describe(model.cfg)}")
 
+# %% ../nbs/05_checkpoints.ipynb #826cda67
 def vit_weights(
     argv:list|None=None # command line arguments; None: those of the process
 ) -> int: # exit status: 0, or 2 when something could not be done
     "List, fetch, verify and convert the trained weights of Vision Transformers."
-    parser = OneLineParser(prog='vit_weights', description=vit_weights.__doc__, epilog='Errors are one line, with exit status 2.')
-    commands = parser.add_subparsers(dest='command', required=True, metavar='{list,fetch,verify,convert}', parser_class=OneLineParser)
-    def command(name, run, help): c = commands.add_parser(name, help=help, description=help); c.set_defaults(run=run); return c
+    parser = OneLineParser(prog='vit_weights', description=vit_weights.__doc__, epilog='Errors are one line; the exit status is 2.')
+    commands = parser.add_subparsers(dest='command', required=True, metavar='{list,fetch,verify,convert}')
+    def command(name, run, help):
+        c = commands.add_parser(name, help=help, description=help)
+        c.set_defaults(run=run)
+        return c
     command('list', _list, 'what can be fetched, and what is here')
-    command('fetch', _fetch, 'download published checkpoints into the cache folder').add_argument('name', nargs='+', help='as `vit_weights list` prints it')
-    command('verify', _verify, 'check files: size, checksums, shapes, finite numbers').add_argument('source', nargs='+', help='a file, a run folder or a name')
+    c = command('fetch', _fetch, 'download published checkpoints into the cache folder')
+    c.add_argument('name', nargs='+', help='as `vit_weights list` prints it')
+    c = command('verify', _verify, 'check files: size, checksums, shapes, finite numbers')
+    c.add_argument('source', nargs='+', help='a file, a run folder or a name')
     c = command('convert', _convert, 'write a checkpoint in another format, or for another picture size')
     c.add_argument('source', help='a file, a run folder or a name')
     c.add_argument('target', help='a new file that ends with .safetensors or .npz')
     c.add_argument('--format', choices=('auto', *TABLES), default='auto', help='of the source (auto: see for yourself)')
     c.add_argument('--img_size', type=int, nargs='+', help='pixels of the new model: a side, or height and width')
-    c.add_argument('--resize', choices=('auto', *RESIZE), default='auto', help="of the position embeddings (auto: as the source's library does)")
+    c.add_argument('--resize', choices=('auto', *RESIZE), default='auto', help="for positions (auto: as the source's library does)")
     args = parser.parse_args(argv)
     try: args.run(args)
     except (ValueError, OSError) as e: print(f"vit_weights: {' '.join(str(e).split())}", file=sys.stderr); return 2
     return 0
 
-# %% ../nbs/05_checkpoints.ipynb #17a0e992
-if __name__ == '__main__' and __spec__: sys.exit(vit_weights()) # `python -m vit_course.checkpoints`, but not in a notebook
+# %% ../nbs/05_checkpoints.ipynb #34a2fbea
+if __name__ == '__main__' and __spec__: sys.exit(vit_weights()) # as `python -m vit_course.checkpoints`, not in a notebook
