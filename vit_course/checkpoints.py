@@ -876,7 +876,7 @@ def download(name:str,          # in `CHECKPOINTS`
     except OSError as e: reason = e
     raise CheckpointError(name, f"cannot be fetched ({reason}): get {known.urls[0]} by other means, and put it at {path}")
 
-# %% ../nbs/05_checkpoints.ipynb #1f0eef56
+# %% ../nbs/05_checkpoints.ipynb #d82ee2a4
 def _describe(cfg):
     def kind(c): return pair(c.patch_size), c.dim, c.depth, c.heads, c.mlp_dim, c.hybrid
     name = {kind(c): name for name, c in CONFIGS.items()}.get(kind(cfg), f'ViT of {cfg.depth} blocks, {cfg.dim} wide')
@@ -887,9 +887,10 @@ def _list(args):
     width = max(map(len, CHECKPOINTS))
     print(f"{'name':{width}}  {'MB':>6}  {'model':12}  pixels  classes  here")
     for name, c in CHECKPOINTS.items():
-        megabytes, here = f'{c.size/1e6:.0f}' if c.size else '?', 'yes' if (cache_dir()/c.file).exists() else '-'
+        megabytes = f"{'' if c.sha256 else '~'}{c.size/1e6:.0f}" if c.size else '?'
+        here = 'yes' if (cache_dir()/c.file).exists() else '-'
         print(f"{name:{width}}  {megabytes:>6}  {c.model_type:12}  {c.img_size:6}  {c.num_classes:7}  {here}")
-    print(f"\nThe cache folder is {cache_dir()} (set VIT_COURSE_CACHE to move it).")
+    print(f"\n~ is a predicted size. The cache folder is {cache_dir()} (set VIT_COURSE_CACHE to move it).")
 
 def _fetch(args):
     for name in args.name: print(download(name))
