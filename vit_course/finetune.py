@@ -8,7 +8,7 @@ __all__ = ['RECIPES', 'FREE', 'lr_factor', 'make_optimizer', 'Accumulate', 'Prec
            'RunResult', 'Interrupted', 'finetune', 'vit_train']
 
 # %% ../nbs/07_finetune.ipynb #78ffba06
-import csv, json, math, os, platform, re, shutil, signal, subprocess, sys, time, warnings
+import csv, json, math, os, platform, re, signal, subprocess, sys, time, warnings
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -26,7 +26,7 @@ from fastcore.docments import docments
 from .checkpoints import CHECKPOINTS, CheckpointError, load_checkpoint, save_checkpoint
 from .data import DATASETS, DataError, get_dls
 from .doctor import OneLineParser
-from .vit import CONFIGS, ViTConfig, VisionTransformer, count_parameters, create_vit
+from .vit import CONFIGS, ViTConfig, count_parameters, create_vit
 
 # %% ../nbs/07_finetune.ipynb #f31e23e4
 def lr_factor(step:int,              # the step about to be made, from 0
@@ -481,7 +481,6 @@ def _parse(argv):
         elif f.type is bool: p.add_argument(f'--{f.name}', action='store_true', help=help)
         elif f.name == 'img_size': p.add_argument('--img_size', type=size, metavar='PIXELS', help=help)
         else: p.add_argument(f'--{f.name}', type=f.type, required=f.name == 'name', default=None if f.name == 'name' else f.default, metavar=f.type.__name__.upper(), help=help)
-    if argv is None and '--local-rank' in ' '.join(sys.argv): sys.argv = [a.replace('--local-rank', '--local_rank') for a in sys.argv]
     args = vars(p.parse_args(argv))
     return FinetuneConfig(**(args | dict(set=dict(args['set']))))
 
