@@ -24,13 +24,13 @@
 const METHODS = ['raw', 'rollout', 'relevance'];
 const TRAITS = ['pictures', 'image', 'compare', 'query', 'layer', 'head', 'method', 'target', 'opacity', 'interpolation', 'scale'];
 
-// matplotlib's magma at 17 places, and the 256 colours between them as RGBA
-const MAGMA = '000004 0a0822 1d1147 36106b 51127c 6a1c81 832681 9c2e7f b73779 d0416f e75263 f56b5c fc8961 fea772 fec488 fde2a3 fcfdbf'
+// matplotlib's inferno at 17 places, and the 256 colours between them as RGBA
+const INFERNO = '000004 0b0724 210c4a 3d0965 57106e 71196e 8a226a a32c61 bc3754 d24644 e45a31 f1731d f98e09 fcac11 f9cb35 f2ea69 fcffa4'
   .split(' ').map(c => [0, 2, 4].map(i => parseInt(c.slice(i, i + 2), 16)));
 const COLOURS = new Uint8ClampedArray(256 * 4).map((_, i) => {
   if (i % 4 === 3) return 255;
-  const x = (i >> 2) / 255 * (MAGMA.length - 1), n = Math.min(Math.floor(x), MAGMA.length - 2);
-  return MAGMA[n][i % 4] + (x - n) * (MAGMA[n + 1][i % 4] - MAGMA[n][i % 4]);
+  const x = (i >> 2) / 255 * (INFERNO.length - 1), n = Math.min(Math.floor(x), INFERNO.length - 2);
+  return INFERNO[n][i % 4] + (x - n) * (INFERNO[n + 1][i % 4] - INFERNO[n][i % 4]);
 });
 
 /** A buffer as bytes, without a copy where there is a choice. */
@@ -180,16 +180,19 @@ class Pane {
       row(label('', 'columnheader'), ...Array.from({ length: heads }, (_, i) => label(i, 'columnheader'))),
       ...Array.from({ length: layers }, (_, l) => row(label(l, 'rowheader'), ...this.thumbs.slice(l * heads, (l + 1) * heads))));
     this.grid.style.setProperty('--heads', heads);
+    this.grid.style.setProperty('--thumb', `${clamp(900 / layers * w / h, 120)}px`);   // all layers fit on a screen
 
     this.big = make('canvas', { width: w, height: h, className: 'vx-map vx-over', role: 'img' });
     this.ends = [make('span'), make('span')];
     this.facts = make('dl', { className: 'vx-facts' });
-    this.element = make('section', { className: 'vx-pane', 'aria-label': maps.label },
-      make('div', { className: 'vx-query' }, make('h3', {}, 'Query'), this.stage, make('div', { className: 'vx-chips', role: 'group', 'aria-label': 'Prefix tokens' }, ...this.chips)),
-      make('div', { className: 'vx-all' }, make('h3', {}, 'Every head of every layer', make('small', {}, 'layers down, heads across')), this.grid),
-      make('div', { className: 'vx-large' }, this.title = make('h3'), stage(this.big, this.marks[1]),
-        make('div', { className: 'vx-bar' }, this.ends[0], make('i', { className: 'vx-ramp' }), this.ends[1])),
-      make('div', { className: 'vx-read' }, make('h3', {}, 'Figures'), this.facts));
+    this.element = make('section', { className: 'vx-pane', 'aria-label': maps.label }, make('div', { className: 'vx-columns' },
+      make('div', { className: 'vx-left' },
+        make('div', { className: 'vx-query' }, make('h3', {}, maps.label), this.stage, make('div', { className: 'vx-chips', role: 'group', 'aria-label': 'Prefix tokens' }, ...this.chips)),
+        make('div', { className: 'vx-large' }, this.title = make('h3'), stage(this.big, this.marks[1]),
+          make('div', { className: 'vx-bar' }, this.ends[0], make('i', { className: 'vx-ramp' }), this.ends[1]))),
+      make('div', { className: 'vx-right' },
+        make('div', { className: 'vx-all' }, make('h3', {}, 'Every head of every layer', make('small', {}, 'layers down, heads across')), this.grid),
+        this.facts)));
   }
 
   /** A canvas with the picture, drawn as soon as the browser has decoded it. */
@@ -271,14 +274,17 @@ class Pane {
 
     const { entropy, prefix, distance } = maps.figures(row, query);
     const facts = row.some(x => x > 0) ? {
-      entropy: ['Entropy', `${entropy.toFixed(2)} of ${Math.log(tokens).toFixed(2)} nats`],
-      prefix: [n_prefix > 1 ? 'On prefix tokens' : 'On the class token', percent(prefix)],
-      distance: ['Mean distance', distance === null ? 'only from a patch' : `${distance.toFixed(1)} pixels`],
-    } : { entropy: ['Relevance', 'none from this token'] };
-    const prediction = classes.map(c => make('li', {}, make('span', {}, c.name), make('meter', { value: c.p, 'aria-label': c.name }), make('b', {}, percent(c.p))));
-    this.facts.replaceChildren(
-      ...Object.entries({ query: ['Query', `${maps.name(query)} (token ${query})`], ...facts }).map(([name, [term, text]]) =>
-        make('div', {}, make('dt', {}, term), make('dd', { 'data-fact': name }, text))),
+      entropy: ['Entropy', `${entropy.toFixed(2)} nats`, `of at most ${Math.log(tokens).toFixed(2)}`],
+      prefix: [n_prefix > 1 ? 'On prefix tokens' : 'On the class token', percent(prefix), 'of the weight'],
+      distance: ['Mean distance', distance === null ? '–' : `${distance.toFixed(1)} pixels`, distance === null ? 'only from a patch' : 'from patch to patch'],
+    } : { entropy: ['Relevance', 'none', 'from this token'] };
+    const tile = ([name, [term, text, note]]) => make('div', {}, make('dt', {}, term), make('dd', { 'data-fact': name }, text, make('small', {}, note)));
+    const prediction = classes.map(c => {
+      const bar = make('i');
+      bar.style.setProperty('--p', c.p);
+      return make('li', {}, make('span', {}, c.name), bar, make('b', {}, percent(c.p)));
+    });
+    this.facts.replaceChildren(...Object.entries({ query: ['Query', maps.name(query), `token ${query}`], ...facts }).map(tile),
       ...(classes.length ? [make('div', { className: 'vx-wide' }, make('dt', {}, 'Prediction'), make('dd', {}, make('ol', {}, ...prediction)))] : []));
     return `${maps.label}, query ${maps.name(query)}, ${what}: ` + Object.values(facts).map(f => f.join(' ')).join(', ');
   }
@@ -338,10 +344,9 @@ class View {
 
   /** Go to another picture: the traits move along when they do not fit it. */
   open(i) {
-    const maps = this.maps(i), now = this.maps(this.get('image')), { query, layer, head, method, rank } = this.look(maps);
-    const same = String(maps.grid) === String(now.grid) && maps.n_prefix === now.n_prefix;
+    const maps = this.maps(i), { layer, head, method, rank } = this.look(maps), query = this.get('query');
     this.set({
-      image: i, layer, head, query: same ? query : 0, compare: this.comparable(i).includes(this.get('compare')) ? this.get('compare') : -1,
+      image: i, layer, head, query: query < maps.tokens ? query : 0, compare: this.comparable(i).includes(this.get('compare')) ? this.get('compare') : -1,
       method: method === 'relevance' && !maps.relevance ? 'raw' : method, target: rank < 0 ? maps.classes[0]?.id ?? -1 : this.get('target'),
     });
   }
