@@ -191,7 +191,7 @@ class Pane {
         make('div', { className: 'vx-large' }, this.title = make('h3'), stage(this.big, this.marks[1]),
           make('div', { className: 'vx-bar' }, this.ends[0], make('i', { className: 'vx-ramp' }), this.ends[1]))),
       make('div', { className: 'vx-right' },
-        make('div', { className: 'vx-all' }, make('h3', {}, 'Every head of every layer', make('small', {}, 'layers down, heads across')), this.grid),
+        make('div', { className: 'vx-all' }, make('h3', {}, 'All heads', make('small', {}, 'layers down, heads across')), this.grid),
         this.facts)));
   }
 

@@ -19,13 +19,13 @@ from .checkpoints import replacing
 from .data import DataError, open_image
 from .patches import pair
 
-# %% ../nbs/10_explorer.ipynb #f219a973
+# %% ../nbs/10_explorer.ipynb #07be4602
 def pack_rows(
     rows:np.ndarray # (...,T), at least 0: weights, one row a query
 ) -> np.ndarray: # uint8, same shape: 255 for the largest weight of each row
     """Weights as bytes: round(255 √(w / largest)). The square root keeps the digits of small weights; the scale of a row is left out.
 
-    `unpack_rows` gives rows back that sum to 1, each weight within 1/100 of its row's largest."""
+    Up to that scale, each weight is kept to 1/250 of its row's largest. `unpack_rows` gives rows back that sum to 1."""
     top = rows.max(-1, keepdims=True)
     return np.rint(255*np.sqrt(rows / np.where(top > 0, top, 1))).astype(np.uint8)
 
@@ -68,7 +68,7 @@ def unpack_scores(
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     return weights / weights.sum(-1, keepdims=True)
 
-# %% ../nbs/10_explorer.ipynb #c2983190
+# %% ../nbs/10_explorer.ipynb #638ce23c
 METHODS = ('raw', 'rollout', 'relevance')
 
 def _file(image): # uint8 (H,W,C) -> PNG, or JPEG when it is larger
@@ -84,15 +84,15 @@ def picture(
     label:str,             # its name
     classes:list[str]=None # names of the classes; their numbers when None
 ) -> dict: # as `Picture` in explorer.js describes it: numbers, text, and bytes
-    """All that the explorer shows of one picture. ValueError when the model's attention is not finite.
+    """All that the explorer shows of one picture. ValueError when the model's answer is not finite.
 
     A head's rows go along as T*T bytes, or as q and k in 2*T*d bytes where that is less: 4 layers and 4 heads of 17 tokens take 5 kB,
     ViT-B/16 3.6 MB. Rollout and the relevance of the five best classes add T*T bytes each."""
     vit = bare(model)
     x = x.to(next(vit.parameters()).device)
     with evaluating(model), torch.no_grad(), capture_attention(model) as cap: logits = model(x)
+    if not logits.isfinite().all(): raise ValueError(f"the model's answer to {label!r} is not finite: its weights must be damaged")
     joint = rollout(cap)
-    if not joint.isfinite().all(): raise ValueError(f"the attention of the model is not finite for {label!r}: its weights must be damaged")
     (h, w), cfg, T = vit.grid, vit.cfg, joint.shape[-1]
     made = dict(label=str(label).encode('utf-8', 'replace').decode(), grid=[h, w], n_prefix=vit.n_prefix, layers=cfg.depth, heads=cfg.heads,
                 patch=list(pair(cfg.patch_size)), classes=[], image=_file(image), maps=None, q=None, k=None, steps=[],
@@ -197,7 +197,7 @@ def add_image(self:AttentionExplorer,
     self.pictures = [*self.pictures, *new]
     self.image = n
 
-# %% ../nbs/10_explorer.ipynb #c149a288
+# %% ../nbs/10_explorer.ipynb #b30def8f
 class _Upload(io.BytesIO):
     "Bytes with a name, for messages."
     def __init__(self, content, name):
@@ -215,17 +215,20 @@ def controls(self:AttentionExplorer
                 head=ipywidgets.IntSlider(description='head'), opacity=ipywidgets.FloatSlider(description='opacity', max=1, step=.05),
                 interpolation=ipywidgets.ToggleButtons(description='pixels', options=['nearest', 'bilinear']),
                 scale=ipywidgets.ToggleButtons(description='scale', options=['own', 'shared']))
+    busy = []   # while controls are being set, their changes are not the user's
     def show(_=None): # state -> controls
+        busy.append(1)
         fits, p = self._fits(self.image), self.pictures[self.image]
         labels, classes = [(o['label'], i) for i, o in enumerate(self.pictures)], [(c['name'], c['id']) for c in p['classes']]
         options = dict(image=labels, compare=[('nothing', -1)] + [labels[i] for i in fits['compare'][1:]], method=fits['method'], target=classes or [('none', -1)])
         for name, widget in made.items():
-            if name in options and list(widget.options) != list(options[name]):
-                with widget.hold_trait_notifications(): widget.options, widget.value = options[name], getattr(self, name)
+            if name in options and tuple(widget.options) != tuple(options[name]):
+                widget.options = options[name]
             if name in ('query', 'layer', 'head'): widget.max = fits[name][-1]
             widget.value = getattr(self, name)
+        busy.pop()
     show()
-    for name, widget in made.items(): widget.observe(lambda change, name=name: setattr(self, name, change.new), 'value')
+    for name, widget in made.items(): widget.observe(lambda change, name=name: busy or setattr(self, name, change.new), 'value')
     self.observe(show, ['pictures', *made])
 
     upload, trouble = ipywidgets.FileUpload(accept='image/*', multiple=True, description='your own'), ipywidgets.Label()
