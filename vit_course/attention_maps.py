@@ -7,12 +7,12 @@ __all__ = ['FUSIONS', 'SCALES', 'evaluating', 'as_written', 'Captured', 'capture
            'rollout', 'attention_flow', 'bare', 'class_numbers', 'relevance', 'entropy', 'prefix_mass',
            'attention_distance', 'query_correlation', 'mean_correlation', 'patch_filters', 'position_similarity',
            'normalise', 'unnormalise', 'overlay', 'show_heads', 'ablate', 'head_effects', 'DeletionInsertion',
-           'deletion_insertion', 'pixel_norm', 'shuffled', 'rank_correlation', 'pointing']
+           'deletion_insertion', 'pixel_norm', 'shuffled', 'rank_correlation', 'pointing', 'examine']
 
-# %% ../nbs/09_attention_maps.ipynb #45c67e4f
+# %% ../nbs/09_attention_maps.ipynb #c3f914da
 import json, os, re, shutil, sys, tempfile
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, torch
 from torch import nn
@@ -45,23 +45,26 @@ def as_written(model:nn.Module): # any module
                 m.__dict__['forward'] = m._modules['_orig_mod'].__call__
         yield model
 
-# %% ../nbs/09_attention_maps.ipynb #8eab8afa
+# %% ../nbs/09_attention_maps.ipynb #ef73086e
 class Captured:
-    """What `capture_attention` has seen. After a forward pass read `weights`, `q` and `k`, or iterate: one layer (B,H,T,T) at a
-    time, for when all of them do not fit. Nothing is computed before it is asked for. RuntimeError while there is nothing to read."""
+    """What `capture_attention` has seen. After a forward pass read `weights`, `q` and `k`, or iterate: one layer
+    (B,H,T,T) at a time, for when all of them do not fit. Nothing is computed before it is asked for. RuntimeError
+    while there is nothing to read."""
     def __init__(self, layers, queries=None):
         self.layers, self.queries, self._seen, self._weights = list(layers), queries, {}, None
 
     def _record(self, layer, name, t):
-        if torch._C._current_graph_task_id() >= 0: return      # a checkpointed block, computed again in the backward pass
-        if name == 'q': self._seen = {k: v for k, v in self._seen.items() if k < layer}   # later layers are of an older forward
+        if torch._C._current_graph_task_id() >= 0: return   # a checkpointed block, computed again in backward
+        if name == 'q': # what is known of later layers is of an older forward
+            self._seen = {k: v for k, v in self._seen.items() if k < layer}
         self._seen.setdefault(layer, {})[name] = t.detach()
         self._weights = None
 
     def _get(self, layer):
         missing = [i for i in self.layers if len(self._seen.get(i, {})) < 2]
-        if missing: raise RuntimeError(f"no attention was captured in layer {', '.join(map(str, missing))}: run the model that you gave to "
-                                       "capture_attention once, inside the `with` block")
+        if missing:
+            raise RuntimeError(f"no attention was captured in layer {', '.join(map(str, missing))}: "
+                               "run the model that you gave to capture_attention once, inside the `with` block")
         return self._seen[layer]['q'], self._seen[layer]['k']
 
     def _rows(self, q):
@@ -102,25 +105,28 @@ class Captured:
 
 def _choose(layers, n):
     "Layer numbers 0 to n-1 from None, an integer or a list; negative ones count from the end."
-    chosen = list(range(n)) if layers is None else [layers] if isinstance(layers, int) else [int(i) for i in layers]
+    if layers is None: layers = range(n)
+    chosen = [layers] if isinstance(layers, int) else [int(i) for i in layers]
     if not chosen: raise ValueError(f"no layers were asked for: choose from 0 to {n - 1}")
     for i in chosen:
-        if not -n <= i < n: raise ValueError(f"there is no layer {i}: this model has {n}, from 0 to {n - 1} (or -{n} to -1, from the end)")
+        if not -n <= i < n:
+            raise ValueError(f"there is no layer {i}: choose from 0 to {n - 1}, or from the end, -1 to -{n}")
     return [i % n for i in chosen]
 
 @contextmanager
 def capture_attention(
-    model:nn.Module,              # a VisionTransformer, also compiled or wrapped, or any module with `MultiHeadAttention` in it
+    model:nn.Module,              # a VisionTransformer, also compiled or wrapped, or any with `MultiHeadAttention`
     layers:int|list|None=None,    # which blocks, from 0, negative from the end; all when None
     queries:list|torch.Tensor|None=None # token numbers of the rows to compute; all when None
 ): # yields a `Captured`
     """See the attention weights of the forward passes inside the `with` block; the fused path stays as it is.
 
-    q and k are noted on their way through the layer, and the softmax of Eq. 6 (the paper's Appendix A) is computed beside it, in
-    float32 even under autocast, when you read `cap.weights`. With `queries` only their rows are computed, never T x T. After
-    several forward passes, the last one counts. Dropout of the weights (`attn_drop`, in training) comes after what is shown.
-    Compiled models run uncompiled inside. The model is restored on every exit. ValueError for a layer that does not exist;
-    RuntimeError at the end when a layer asked for never ran; an exception of the block itself goes through."""
+    q and k are noted on their way through the layer, and the softmax of Eq. 6 (the paper's Appendix A) is computed
+    beside it, in float32 even under autocast, when you read `cap.weights`. With `queries` only their rows are
+    computed, never T x T. After several forward passes, the last one counts. Dropout of the weights (`attn_drop`, in
+    training) comes after what is shown. Compiled models run uncompiled inside. The model is restored on every exit.
+    ValueError for a layer that does not exist; RuntimeError at the end when a layer asked for never ran; an exception
+    of the block itself goes through."""
     blocks = [m for m in model.modules() if isinstance(m, MultiHeadAttention)]
     if not blocks: raise ValueError(f"a {type(model).__name__} without MultiHeadAttention has nothing to capture")
     queries = queries.tolist() if isinstance(queries, (torch.Tensor, np.ndarray)) else queries
@@ -135,18 +141,19 @@ def capture_attention(
         yield cap
     cap._get(cap.layers[0])
 
-# %% ../nbs/09_attention_maps.ipynb #46376d23
+# %% ../nbs/09_attention_maps.ipynb #17ae93c2
 def attention_maps(
     model:nn.Module,            # as for `capture_attention`
     x:torch.Tensor,             # images (B,C,H,W), as the model wants them
     layers:int|list|None=None,  # which blocks, from 0, negative from the end; all when None
     queries:list|torch.Tensor|None=None # token numbers of the rows wanted; all when None
 ) -> torch.Tensor: # (L,B,H,T,T) or (L,B,H,Q,T), float32 in [0,1]; rows sum to 1
-    "Attention weights of a model in eval mode, without gradients; the model is left as it was. Errors as for `capture_attention`."
+    """Attention weights of a model in eval mode, without gradients; the model is left as it was. Errors as for
+    `capture_attention`."""
     with evaluating(model), torch.no_grad(), capture_attention(model, layers, queries) as cap: model(x)
     return cap.weights
 
-# %% ../nbs/09_attention_maps.ipynb #c48974b9
+# %% ../nbs/09_attention_maps.ipynb #cdbc84d8
 def to_grid(
     rows:torch.Tensor,   # (...,T): one number a token
     grid:tuple[int,int], # (h,w) of the patches
@@ -155,10 +162,11 @@ def to_grid(
     "Drop the prefix tokens and put the patches back in their places. ValueError when their number does not fit."
     h, w = pair(grid)
     if rows.shape[-1] != n_prefix + h*w:
-        raise ValueError(f"a grid of {h} x {w} patches and {n_prefix} tokens in front need rows of {n_prefix + h*w} numbers, not {rows.shape[-1]}")
+        raise ValueError(f"a grid of {h} x {w} patches and {n_prefix} tokens in front need rows of {n_prefix + h*w} "
+                         f"numbers, not {rows.shape[-1]}")
     return rows[..., n_prefix:].unflatten(-1, (h, w))
 
-# %% ../nbs/09_attention_maps.ipynb #8c95e7dc
+# %% ../nbs/09_attention_maps.ipynb #fb765cd3
 FUSIONS = {'mean': lambda A: A.mean(1), 'max': lambda A: A.amax(1), 'min': lambda A: A.amin(1)}
 
 def fuse(
@@ -167,11 +175,13 @@ def fuse(
     discard:float=0.,    # share of each row's weakest links to cut, in [0,1); those to the class token stay
     residual:bool=True   # half of each token comes through the skip connection
 ) -> torch.Tensor: # (B,T,T), rows sum to 1
-    "What one layer hands on: the heads fused, weak links cut, rows normalised, the skip connection added. A row with nothing left keeps to itself."
+    """What one layer hands on: the heads fused, weak links cut, rows normalised, the skip connection added. A row
+    with nothing left keeps to itself."""
     if fusion not in FUSIONS: raise ValueError(f"unknown fusion {fusion!r}: choose {', '.join(FUSIONS)}")
     if not 0 <= discard < 1: raise ValueError(f"discard is {discard}: it must be at least 0 and less than 1")
     if A.ndim != 4 or A.shape[-1] != A.shape[-2]:
-        raise ValueError(f"rollout wants square weights (B, H, T, T) of each layer, not {tuple(A.shape)}: capture them without `queries`")
+        raise ValueError(f"rollout wants square weights (B, H, T, T) of each layer, not {tuple(A.shape)}: "
+                         "capture them without `queries`")
     A = FUSIONS[fusion](A)
     T = A.shape[-1]
     n = int(discard * (T - 1))
@@ -188,8 +198,8 @@ def rollout(
 ) -> torch.Tensor: # (B,T,T): row i is the share of each input token in output token i; rows sum to 1
     """Attention rollout (Abnar and Zuidema, 2020): the layers' matrices multiplied, the last one on the left.
 
-    Every query token has its row; the class token's is row 0. Each image is treated on its own. ValueError for an unknown fusion, a
-    `discard` out of range, no layers, or weights that are not square."""
+    Every query token has its row; the class token's is row 0. Each image is treated on its own. ValueError for an
+    unknown fusion, a `discard` out of range, no layers, or weights that are not square."""
     result = None
     for A in weights:
         A = fuse(A, fusion, discard, residual)
@@ -197,12 +207,13 @@ def rollout(
     if result is None: raise ValueError("rollout needs the weights of at least one layer")
     return result
 
-# %% ../nbs/09_attention_maps.ipynb #e7bad796
+# %% ../nbs/09_attention_maps.ipynb #c2578c2c
 def attention_flow(
     weights:torch.Tensor, # (L,B,H,T,T), small: T*T max-flow problems an image
     residual:bool=True    # count the skip connections
 ) -> torch.Tensor: # (B,T,T) in [0,1]: the largest flow from output token i down to input token j
-    """Attention flow (Abnar and Zuidema, 2020): links are pipes, their weights (heads averaged) the capacities. A slow reference.
+    """Attention flow (Abnar and Zuidema, 2020): links are pipes, their weights (heads averaged) the capacities. A
+    slow reference.
 
     Needs SciPy. Capacities are rounded to 2**-24. Rows need not sum to 1."""
     from scipy.sparse import coo_array
@@ -210,14 +221,15 @@ def attention_flow(
     layers, T = [fuse(A, residual=residual).double().cpu() for A in weights], weights.shape[-1]
     flow, L = torch.zeros(weights.shape[1], T, T), len(weights)
     for b in range(len(flow)):
-        edges = [(((l+1)*T + i), l*T + j, round(A[b, i, j].item() * 2**24)) for l, A in enumerate(layers) for i in range(T) for j in range(T)]
+        edges = [((l+1)*T + i, l*T + j, round(A[b, i, j].item() * 2**24))
+                 for l, A in enumerate(layers) for i in range(T) for j in range(T)]
         start, end, capacity = np.array(edges, dtype=np.int32).T
         graph = coo_array((capacity, (start, end)), shape=((L+1)*T,)*2).tocsr()
         for i in range(T):
             for j in range(T): flow[b, i, j] = maximum_flow(graph, L*T + i, j).flow_value / 2**24
     return flow
 
-# %% ../nbs/09_attention_maps.ipynb #72e6c728
+# %% ../nbs/09_attention_maps.ipynb #a6a9fbc3
 def bare(model:nn.Module)->VisionTransformer: # any module
     "The Vision Transformer inside of torch.compile and DistributedDataParallel. TypeError when there is none."
     for m in model.modules():
@@ -234,7 +246,8 @@ def class_numbers(
     target = torch.as_tensor(target, device=logits.device)
     if target.dtype.is_floating_point or target.dtype == torch.bool or target.shape not in ((), (B,)):
         raise ValueError(f"target must be None, one class number, or one for each of the {B} images")
-    if target.min() < 0 or target.max() >= K: raise ValueError(f"there is no class {target.tolist()}: this model has {K}, from 0 to {K - 1}")
+    if target.min() < 0 or target.max() >= K:
+        raise ValueError(f"there is no class {target.tolist()}: this model has {K}, from 0 to {K - 1}")
     return target.long().expand(B)
 
 def _inputs_of_proj(m, args, kept): kept.append(args[0])
@@ -242,19 +255,21 @@ def _inputs_of_proj(m, args, kept): kept.append(args[0])
 def relevance(
     model:nn.Module,               # a VisionTransformer with a head, also compiled or wrapped
     x:torch.Tensor,                # images (B,C,H,W)
-    target:int|torch.Tensor|None=None # the class asked about: one for all, one for each image (B,), or None: the predicted one
+    target:int|torch.Tensor|None=None # the class asked about: one for all, or one for each image (B,); None: predicted
 ) -> torch.Tensor: # (B,T,T), float32, at least 0: row i is the relevance of each input token for output token i
-    """Gradient-weighted relevance of a class (Chefer, Gur and Wolf, ICCV 2021, Eq. 5 and 6): R ← R + Ā R, layer by layer from R = 1,
-    with Ā the mean over heads of the positive part of ∇A ⊙ A, and ∇A the gradient of the class's logit.
+    """Gradient-weighted relevance of a class (Chefer, Gur and Wolf, ICCV 2021, Eq. 5 and 6): R ← R + Ā R, layer by
+    layer from R = 1, with Ā the mean over heads of the positive part of ∇A ⊙ A, and ∇A the gradient of the class's
+    logit.
 
-    The fused path stays: the output of a head is O = A v, so that ∇A = ∇O vᵀ. Row 0 is the class token's, what a head with
-    pool='cls' reads. Each image on its own; eval mode, restored afterwards; parameters' `.grad` is neither read nor written. ValueError
-    for a model without a head, or a class that does not exist."""
+    The fused path stays: the output of a head is O = A v, so that ∇A = ∇O vᵀ. Row 0 is the class token's, what a head
+    with pool='cls' reads. Each image on its own; eval mode, restored afterwards; parameters' `.grad` is neither read
+    nor written. ValueError for a model without a head, or a class that does not exist."""
     vit = bare(model)
-    if not vit.cfg.num_classes: raise ValueError("relevance asks about a class, and this model has no head: give it one, or look at rollout")
+    if not vit.cfg.num_classes:
+        raise ValueError("relevance asks about a class, and this model has no head: give it one, or look at rollout")
     blocks, values, outs = [b.attn for b in vit.encoder.blocks], [], []
     with ExitStack() as stack:
-        for context in (evaluating(model), torch.inference_mode(False), torch.enable_grad()): stack.enter_context(context)
+        for c in (evaluating(model), torch.inference_mode(False), torch.enable_grad()): stack.enter_context(c)
         cap = stack.enter_context(capture_attention(model))
         for m in blocks:
             stack.callback(m.qkv.register_forward_hook(lambda m, args, out: values.append(out.detach())).remove)
@@ -271,7 +286,7 @@ def relevance(
             R = R + (A * (g @ v.transpose(-2, -1))).clamp(min=0).mean(1) @ R           # Eq. 5, Eq. 6
     return R
 
-# %% ../nbs/09_attention_maps.ipynb #b625297b
+# %% ../nbs/09_attention_maps.ipynb #ed7d8e9b
 def entropy(
     weights:torch.Tensor # (...,T), rows sum to 1
 ) -> torch.Tensor: # (...), nats: 0 when one key takes all, ln T when all share
@@ -293,8 +308,8 @@ def attention_distance(
 ) -> torch.Tensor: # (...), such as (L,B,H): the mean over the patch queries
     """The mean distance between a query and what it looks at (the paper's Figure 7, right, and App. D.7).
 
-    Prefix tokens are left out and each row is normalised again: otherwise a head that looks at the class token would seem local.
-    Rows without any weight on patches do not count; NaN when there are no others."""
+    Prefix tokens are left out and each row is normalised again: otherwise a head that looks at the class token would
+    seem local. Rows without any weight on patches do not count; NaN when there are no others."""
     (h, w), (ph, pw) = pair(grid), pair(patch_size)
     to_grid(weights[..., :1, :], grid, n_prefix) # checks the size
     y, x = torch.meshgrid(torch.arange(h)*ph, torch.arange(w)*pw, indexing='ij')
@@ -318,15 +333,15 @@ def mean_correlation(
     N = c.shape[-1]
     return (c.sum((-2, -1)) - c.diagonal(dim1=-2, dim2=-1).sum(-1)) / (N*(N - 1))
 
-# %% ../nbs/09_attention_maps.ipynb #7a69b981
+# %% ../nbs/09_attention_maps.ipynb #1ff2a123
 def patch_filters(
     model:nn.Module, # a VisionTransformer without a hybrid stem
     n:int=28         # how many components, at most D and C*P_h*P_w
 ) -> tuple[torch.Tensor,torch.Tensor]: # filters (n,C,P_h,P_w) of norm 1, and their shares of the variance (n,)
-    """The principal components of the patch embedding's D filters (the paper's Figure 7, left). Their signs are arbitrary: the largest
-    entry is made positive. ValueError for a hybrid, which embeds features and not pixels."""
+    """The principal components of the patch embedding's D filters (the paper's Figure 7, left). Their signs are
+    arbitrary: the largest entry is made positive. ValueError for a hybrid, which embeds features and not pixels."""
     vit = bare(model)
-    if vit.cfg.hybrid: raise ValueError("the patch embedding of a hybrid model sees the features of its ResNet: there are no pixel filters to show")
+    if vit.cfg.hybrid: raise ValueError("a hybrid model embeds features of a ResNet: it has no pixel filters to show")
     E = vit.patch_embed.proj.weight.detach().float()
     flat = E.flatten(1)
     _, s, V = torch.linalg.svd(flat - flat.mean(0), full_matrices=False)
@@ -336,7 +351,8 @@ def patch_filters(
 def position_similarity(
     model:nn.Module # a VisionTransformer with position embeddings
 ) -> torch.Tensor: # (h,w,h,w) in [-1,1]: [i,j] is the map of the position in row i, column j
-    "Cosine similarity of the position embeddings of all patches (the paper's Figure 7, centre). ValueError when the model has none."
+    """Cosine similarity of the position embeddings of all patches (the paper's Figure 7, centre). ValueError when the
+    model has none."""
     vit = bare(model)
     if vit.pos_embed is None: raise ValueError("this model has no position embeddings to compare (pos_embed='none')")
     p = F.normalize(vit.pos_embed.detach()[0, 1:].float(), dim=-1) # registers have no position
@@ -365,24 +381,25 @@ def unnormalise(
     mean, std = _channels(mean, std)
     return ((x.detach().float().cpu()*std + mean) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
 
-# %% ../nbs/09_attention_maps.ipynb #1e1fa283
+# %% ../nbs/09_attention_maps.ipynb #70d324aa
 def overlay(
     image:np.ndarray,              # uint8 (H,W,3)
     map:torch.Tensor,              # (h,w), one number a patch
     alpha:float=0.6,               # how much the colours cover, in [0,1]
-    interpolation:str='nearest',   # 'nearest' shows the patches as they are; 'bilinear' is smooth, and finer than the model sees
+    interpolation:str='nearest',   # 'nearest': the patches as they are; 'bilinear': smooth, finer than the model sees
     cmap:str='inferno'             # a matplotlib colour map
 ) -> np.ndarray: # uint8 (H,W,3)
     "A picture under the colours of its map. The smallest value of the map gets the first colour, the largest the last."
     from matplotlib import colormaps
-    if interpolation not in ('nearest', 'bilinear'): raise ValueError(f"unknown interpolation {interpolation!r}: choose nearest or bilinear")
+    if interpolation not in ('nearest', 'bilinear'):
+        raise ValueError(f"unknown interpolation {interpolation!r}: choose nearest or bilinear")
     image, m = np.asarray(image), torch.as_tensor(map).detach().float().cpu()
     m = (m - m.min()) / (m.max() - m.min()).clamp(min=1e-12)
     mode = dict(mode='nearest-exact') if interpolation == 'nearest' else dict(mode='bilinear', align_corners=False)
     m = F.interpolate(m[None, None], image.shape[:2], **mode)[0, 0].clamp(0, 1)
     return ((1 - alpha)*image + alpha*255*colormaps[cmap](m.numpy())[..., :3]).round().astype(np.uint8)
 
-# %% ../nbs/09_attention_maps.ipynb #b9c80c54
+# %% ../nbs/09_attention_maps.ipynb #ed5bf4cc
 def show_heads(
     weights:torch.Tensor,  # of one image: (L,H,T,T), or (L,H,Q,T)
     grid:tuple[int,int],   # (h,w) of the patches
@@ -412,10 +429,13 @@ def show_heads(
     ax.set(xlabel='head', ylabel='layer')
     ax.tick_params(length=0)
     for side in ax.spines.values(): side.set_visible(False)
-    fig.colorbar(image, ax=ax, shrink=.8, label='weight' if scale == 'shared' else 'share of the largest weight of each map')
+    fig.colorbar(image, ax=ax, shrink=.8, label='weight' if scale == 'shared' else "share of each map's largest weight")
     return fig
 
-# %% ../nbs/09_attention_maps.ipynb #41754c47
+# %% ../nbs/09_attention_maps.ipynb #179631f6
+def _check_head(head, H):
+    if not 0 <= head < H: raise ValueError(f"there is no head {head}: each layer has {H}, from 0 to {H - 1}")
+
 @contextmanager
 def ablate(
     model:nn.Module, # a VisionTransformer
@@ -425,7 +445,7 @@ def ablate(
     "Inside, one head hands on zeros. ValueError for a layer or a head that does not exist."
     blocks = [m for m in model.modules() if isinstance(m, MultiHeadAttention)]
     attn = blocks[_choose(layer, len(blocks))[0]]
-    if not 0 <= head < attn.heads: raise ValueError(f"there is no head {head}: each layer has {attn.heads}, from 0 to {attn.heads - 1}")
+    _check_head(head, attn.heads)
     def without(m, args): # (B,T,H*d), just before the heads are mixed
         keep = torch.ones(attn.heads, 1, device=args[0].device, dtype=args[0].dtype)
         keep[head] = 0
@@ -449,13 +469,13 @@ def head_effects(
             with ablate(model, layer, head): return (model(x) - whole).gather(1, target)[:, 0]
         return torch.stack([torch.stack([change(l, h) for h in range(vit.cfg.heads)]) for l in range(vit.cfg.depth)])
 
-# %% ../nbs/09_attention_maps.ipynb #314b8462
+# %% ../nbs/09_attention_maps.ipynb #56e7fb6e
 @dataclass
 class DeletionInsertion:
     "Curves of `deletion_insertion`. Areas are means over the curve, in [0,1]."
     fraction: torch.Tensor  # (S+1,): share of the patches deleted, or inserted
-    deletion: torch.Tensor  # (B,S+1): probability of the class while the most important patches go first; a good map falls early
-    insertion: torch.Tensor # (B,S+1): while they come first; a good map rises early
+    deletion: torch.Tensor  # (B,S+1): probability of the class while the most important patches go; should fall early
+    insertion: torch.Tensor # (B,S+1): and while they come; should rise early
     @property
     def deletion_area(self): return torch.trapezoid(self.deletion, self.fraction)   # (B,), lower is better
     @property
@@ -467,14 +487,17 @@ def deletion_insertion(
     maps:torch.Tensor,     # importance of each patch, (B,h,w) or (B,N)
     target:int|torch.Tensor|None=None, # the class watched; the predicted one of the whole picture when None
     steps:int=20,          # points of the curves, beside the first
-    fill:float|torch.Tensor=0. # what a deleted patch shows, as the model sees it: 0 is mid-grey; or other images (B,C,H,W)
+    fill:float|torch.Tensor=0. # what a deleted patch shows, in the scale of x: 0 is mid-grey; or images (B,C,H,W)
 ) -> DeletionInsertion:
-    """Does a map name the patches that the model needs? Delete them, the most important first, and watch the class; then start from
-    nothing and insert them (Petsiuk, Das and Saenko, 2018). ValueError when `maps` does not have one number a patch."""
+    """Does a map name the patches that the model needs? Delete them, the most important first, and watch the class;
+    then start from nothing and insert them (Petsiuk, Das and Saenko, 2018). ValueError when `maps` does not have one
+    number a patch."""
     vit = bare(model)
     (h, w), (ph, pw), B = vit.grid, pair(vit.cfg.patch_size), len(x)
-    if maps.shape not in ((B, h, w), (B, h*w)): raise ValueError(f"maps of shape ({B}, {h}, {w}) are needed, not {tuple(maps.shape)}")
-    rank = maps.reshape(B, h*w).argsort(dim=1, descending=True, stable=True).argsort(dim=1).reshape(B, 1, h, w).to(x.device)
+    if maps.shape not in ((B, h, w), (B, h*w)):
+        raise ValueError(f"maps of shape ({B}, {h}, {w}) are needed, not {tuple(maps.shape)}")
+    rank = maps.reshape(B, h*w).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    rank = rank.reshape(B, 1, h, w).to(x.device)
     rank = rank.repeat_interleave(ph, 2).repeat_interleave(pw, 3)      # each pixel knows when its turn is
     counts = torch.linspace(0, h*w, min(steps, h*w) + 1).round().long()
     fill = torch.as_tensor(fill, dtype=x.dtype, device=x.device)
@@ -482,7 +505,8 @@ def deletion_insertion(
         target = class_numbers(target, model(x))[:, None]
         def probability(images): return model(images).float().softmax(-1).gather(1, target)[:, 0].cpu()
         gone = [probability(torch.where(rank < n, fill, x)) for n in counts.tolist()]
-        come = [probability(torch.where(rank < n, x, fill)) for n in counts.tolist()]
+        come = [probability(torch.where(rank < n, x, fill)) for n in counts[1:-1].tolist()]
+        come = [gone[-1], *come, gone[0]]                                # the ends are the same two pictures
     return DeletionInsertion(counts / (h*w), torch.stack(gone, 1), torch.stack(come, 1))
 
 def pixel_norm(
@@ -497,14 +521,15 @@ def shuffled(
     blocks:int,      # how many, from the last on; the head and the final norm too
     seed:int=0
 ) -> nn.Module: # a copy
-    """A copy whose weights are shuffled from the top down, tensor by tensor (Adebayo et al., 2018). A map that explains what the model
-    has learned must change."""
+    """A copy whose weights are shuffled from the top down, tensor by tensor (Adebayo et al., 2018). A map that
+    explains what the model has learned must change."""
     import copy
     model, g = copy.deepcopy(bare(model)), torch.Generator().manual_seed(seed)
     last = model.encoder.blocks[max(0, len(model.encoder.blocks) - blocks):] if blocks else []
     with torch.no_grad():
         for part in (model.head, model.encoder.norm, *last):
-            for p in part.parameters(): p.copy_(p.flatten()[torch.randperm(p.numel(), generator=g).to(p.device)].view_as(p))
+            for p in part.parameters():
+                p.copy_(p.flatten()[torch.randperm(p.numel(), generator=g).to(p.device)].view_as(p))
     return model
 
 def rank_correlation(
@@ -527,3 +552,190 @@ def pointing(
     inside = ((y >= top) & (y < top + height) & (x >= left) & (x < left + width)).flatten(1)
     flat = maps.flatten(1)
     return inside.gather(1, flat.argmax(1, keepdim=True))[:, 0], (flat*inside).sum(1) / flat.sum(1)
+
+# %% ../nbs/09_attention_maps.ipynb #39bac987
+def _open_model(source, img_size=None, scale='auto'):
+    "The model of a run or a checkpoint, for another picture size if wished, and how it wants its pictures scaled."
+    from vit_course.checkpoints import CHECKPOINTS, inspect_checkpoint, load_checkpoint
+    if img_size is None: report = load_checkpoint(None, source)
+    else:
+        model = VisionTransformer(replace(inspect_checkpoint(None, source).model.cfg, img_size=img_size))
+        report = load_checkpoint(model, source)
+    cfg = report.model.cfg
+    if cfg.in_chans != 3: raise ValueError(f"{source} wants pictures of {cfg.in_chans} channels, and not of three")
+    known = CHECKPOINTS.get(str(source)) or {c.file: c for c in CHECKPOINTS.values()}.get(report.path.name)
+    guess = 'imagenet' if report.format in ('dinov2', 'torchvision') else 'half'
+    if scale == 'auto': scale = known.scale if known else guess
+    return report.model.eval(), scale
+
+# %% ../nbs/09_attention_maps.ipynb #cc28785a
+def _query_rows(weights, model, query):
+    """The row that is asked for, from (...,T,T): of the class token, the mean of all patches, or of the patch (row,
+    column)."""
+    if query == 'cls': return weights[..., 0, :]
+    if query == 'mean': return weights[..., model.n_prefix:, :].mean(-2)
+    (h, w), (row, column) = model.grid, query
+    if not (0 <= row < h and 0 <= column < w):
+        raise ValueError(f"--query {row},{column} is outside: the model sees {h} rows and {w} columns of patches")
+    return weights[..., model.n_prefix + row*w + column, :]
+
+# %% ../nbs/09_attention_maps.ipynb #0041fa34
+def examine(
+    model:nn.Module,        # a VisionTransformer
+    x:torch.Tensor,         # one image (1,C,H,W), as the model wants it
+    method:str='raw',       # the map: 'raw', 'rollout' or 'relevance'
+    layer:int=-1,           # for 'raw'
+    head:int|None=None,     # for 'raw'; the mean of all when None
+    query:str|tuple='cls',  # whose row: 'cls', 'mean' (of all patches), or a patch (row, column)
+    target:int|None=None    # for 'relevance': the class, the predicted one when None
+) -> tuple[dict,torch.Tensor,torch.Tensor]: # figures, the map (h,w), and the row of every head (L,H,1,T)
+    """All that can be said of one picture: prediction, figures of each head, and a map. One layer's weights in memory
+    at a time."""
+    vit = bare(model)
+    L, H, p = vit.cfg.depth, vit.cfg.heads, vit.n_prefix
+    layer = _choose(layer, L)[0]
+    if head is not None: _check_head(head, H)
+    figures, rows, R = dict(entropy=[], prefix_mass=[], distance=[]), [], None
+    with evaluating(model), torch.no_grad(), capture_attention(model) as cap: out = model(x)
+    for A in cap: # (1,H,T,T)
+        figures['entropy'].append(entropy(A)[0].mean(-1).tolist())
+        figures['prefix_mass'].append(prefix_mass(A, p)[0].mean(-1).tolist())
+        figures['distance'].append(attention_distance(A, vit.grid, p, vit.cfg.patch_size)[0].tolist())
+        rows.append(_query_rows(A[0], vit, query))
+        R = fuse(A) if R is None else fuse(A) @ R
+    rows = torch.stack(rows)                                                                 # (L,H,T)
+    if method == 'raw': row = rows[layer].mean(0) if head is None else rows[layer, head]
+    else: row = _query_rows(R if method == 'rollout' else relevance(model, x, target), vit, query)[0]
+    if vit.cfg.num_classes:
+        best = out[0].float().softmax(0).topk(min(5, vit.cfg.num_classes))
+        figures['prediction'] = [{'class': c, 'probability': p} for p, c in zip(*map(torch.Tensor.tolist, best))]
+    figures['rollout_correlation'] = mean_correlation(R, p).item()
+    return figures, to_grid(row, vit.grid, p), rows[:, :, None]
+
+# %% ../nbs/09_attention_maps.ipynb #87963765
+def _names(paths):
+    "A plain file name for each picture, no two the same."
+    out = []
+    for path in paths:
+        stem = re.sub(r'[^\w.-]+', '_', Path(path).stem).strip('._')[:80] or 'picture'
+        name, n = stem, 1
+        while name in out: n += 1; name = f'{stem}-{n}'
+        out.append(name)
+    return out
+
+def _save_heads(path, rows, model, colours):
+    "The grid of all heads as a PNG, without pyplot: no window, and nothing kept."
+    from matplotlib.figure import Figure
+    (h, w), (L, H) = model.grid, rows.shape[:2]
+    fig = Figure(figsize=(2 + .8*H, 1 + .8*L*h/w), layout='constrained', dpi=100)
+    show_heads(rows, model.grid, model.n_prefix, 0, colours, fig=fig).savefig(path)
+
+def _save_overlay(path, image, map, query, interpolation):
+    "The picture and its map, side by side, in the picture's own shape; the query's patch is framed."
+    from PIL import Image, ImageDraw
+    image = image.copy()
+    image.thumbnail((1024, 1024))
+    if max(image.size) < 256: image = image.resize([n*256//max(image.size) or 1 for n in image.size], 0)   # 0: nearest
+    both = np.concatenate([np.asarray(image), overlay(image, map, interpolation=interpolation)], 1)
+    both = Image.fromarray(both)
+    if isinstance(query, tuple):
+        (h, w), (r, c) = map.shape, query
+        for x0 in (0, image.width):
+            box = x0 + c*image.width/w, r*image.height/h, x0 + (c + 1)*image.width/w - 1, (r + 1)*image.height/h - 1
+            ImageDraw.Draw(both).rectangle(box, outline='lime', width=2)
+    both.save(path, format='PNG')
+
+# %% ../nbs/09_attention_maps.ipynb #9ab52202
+def _parser():
+    p = OneLineParser(prog='vit_attention', allow_abbrev=False, description=vit_attention.__doc__,
+                      epilog='Example: vit_train --name demo, then vit_attention output/demo cat.jpg. '
+                             'Errors are one line; the exit status is 2.')
+    def place(s):
+        if s in ('cls', 'mean'): return s
+        row, _, column = s.partition(',')
+        return int(row), int(column)
+    def size(s): h, _, w = s.lower().partition('x'); return (int(h), int(w)) if w else int(h)
+    place.__name__, size.__name__ = 'query', 'image size'
+    p.add_argument('source', metavar='RUN_OR_CHECKPOINT', 
+                   help='a run folder, a checkpoint file, or the name of a fetched one (`vit_weights list`)')
+    p.add_argument('images', nargs='+', metavar='IMAGE', help='picture files')
+    p.add_argument('--method', choices=('raw', 'rollout', 'relevance'), default='raw',
+                   help='the map to lay over the picture (default raw)')
+    p.add_argument('--layer', type=int, metavar='N',
+                   help='layer for --method raw, from 0, negative from the end (default the last)')
+    p.add_argument('--head', type=int, metavar='N', help='head for --method raw, from 0 (default the mean of all)')
+    p.add_argument('--query', type=place, metavar='cls|mean|ROW,COL',
+                   help='whose row: the class token, the mean of all patches, or a patch (default what the head reads)')
+    p.add_argument('--target', type=int, metavar='CLASS',
+                   help='class number for --method relevance (default the predicted one)')
+    p.add_argument('--img_size', type=size, metavar='PIXELS', help="a side or HxW (default the checkpoint's own)")
+    p.add_argument('--scale', choices=('auto', *SCALES), default='auto',
+                   help='mean and deviation of the pictures (auto: as the checkpoint was trained)')
+    p.add_argument('--interpolation', choices=('nearest', 'bilinear'), default='nearest',
+                   help='of the overlay (default nearest: the patches as they are)')
+    p.add_argument('--colours', choices=('shared', 'own'), default='shared',
+                   help='of the grid: one scale for all heads, or each its own (default shared)')
+    p.add_argument('--out', type=Path, default=Path('attention'), metavar='DIR',
+                   help='folder for the results (default attention)')
+    return p
+
+# %% ../nbs/09_attention_maps.ipynb #2596ef69
+def _look(args, folder):
+    "Examine every picture and write the results into `folder`. Gives the lines to print."
+    from PIL import Image
+    from vit_course.data import open_image
+    for flag, method in (('layer', 'raw'), ('head', 'raw'), ('target', 'relevance')):
+        if getattr(args, flag) is not None and args.method != method:
+            raise ValueError(f"--{flag} goes with --method {method}, not with {args.method}")
+    pictures = [open_image(path) for path in args.images]       # before anything takes time
+    model, scale = _open_model(args.source, args.img_size, args.scale)
+    query, (h, w) = args.query or model.cfg.pool, pair(model.cfg.img_size)
+    layer = -1 if args.layer is None else args.layer
+    lines, results = [], []
+    for path, name, picture in zip(args.images, _names(args.images), pictures):
+        small = np.array(picture.resize((w, h), Image.Resampling.BILINEAR))    # a plain resize, as in evaluation
+        x = normalise(torch.from_numpy(small)[None], *SCALES[scale])
+        figures, map, rows = examine(model, x, args.method, layer, args.head, query, args.target)
+        files = [f'{name}_heads.png', f'{name}_{args.method}.png']
+        _save_heads(folder/files[0], rows, model, args.colours)
+        _save_overlay(folder/files[1], picture, map, query, args.interpolation)
+        size = dict(width=picture.width, height=picture.height)
+        results.append(dict(image=str(path)) | size | dict(files=files, map=map.tolist()) | figures)
+        top = figures.get('prediction', [])[:1]
+        best = ''.join(f"class {p['class']} ({100*p['probability']:.1f} %), " for p in top)
+        lines.append(f"{name}: {best}{args.method} map; two queries' rollout rows "
+                     f"correlate {figures['rollout_correlation']:.3f}")
+    units = dict(entropy='nats, mean over queries, [layer][head]',
+                 prefix_mass='share of the weights on tokens without a place, [layer][head]',
+                 distance="pixels as the model sees them, mean over patch queries, [layer][head]",
+                 rollout_correlation='mean over pairs of patch queries')
+    asked = dict(source=str(args.source)) | {k: getattr(args, k) for k in ('method', 'head', 'target')}
+    asked |= dict(layer=layer if args.method == 'raw' else None, query=query)
+    made = asked | dict(scale=scale, img_size=[h, w], grid=list(model.grid), n_prefix=model.n_prefix, units=units)
+    (folder/'attention.json').write_text(json.dumps(made | dict(images=results), indent=1) + '\n', encoding='utf-8')
+    return lines
+
+def vit_attention(
+    argv:list|None=None # command line arguments; None: those of the process
+) -> int: # exit status: 0, or 2 when something could not be done
+    """See what a Vision Transformer looks at in your own pictures: PNGs of all heads and of one map, and a JSON of
+    figures."""
+    args, new, part = _parser().parse_args(argv), False, None
+    try:
+        new = not args.out.exists()
+        args.out.mkdir(parents=True, exist_ok=True)             # now, and not after the work
+        part = Path(tempfile.mkdtemp(prefix='.part-', dir=args.out))
+        lines = _look(args, part)
+        for f in sorted(part.iterdir()): os.replace(f, args.out/f.name)   # all of them, or none
+    except (ValueError, OSError) as e:
+        what = f"{e.filename}: {e.strerror}" if isinstance(e, OSError) and e.strerror else str(e)
+        print(f"vit_attention: {' '.join(what.split())}", file=sys.stderr)
+        return 2
+    finally:
+        if part: shutil.rmtree(part, ignore_errors=True)
+        if new and args.out.is_dir() and not any(args.out.iterdir()): args.out.rmdir()
+    print(*lines, f'{args.out}: {len(lines)*2} pictures and attention.json', sep='\n')
+    return 0
+
+# %% ../nbs/09_attention_maps.ipynb #a88b974b
+if __name__ == '__main__' and __spec__: sys.exit(vit_attention()) # `python -m`, but not in a notebook
