@@ -68,7 +68,7 @@ def unpack_scores(
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     return weights / weights.sum(-1, keepdims=True)
 
-# %% ../nbs/10_explorer.ipynb #638ce23c
+# %% ../nbs/10_explorer.ipynb #150cac3e
 METHODS = ('raw', 'rollout', 'relevance')
 
 def _file(image): # uint8 (H,W,C) -> PNG, or JPEG when it is larger
@@ -84,14 +84,15 @@ def picture(
     label:str,             # its name
     classes:list[str]=None # names of the classes; their numbers when None
 ) -> dict: # as `Picture` in explorer.js describes it: numbers, text, and bytes
-    """All that the explorer shows of one picture. ValueError when the model's answer is not finite.
+    """All that the explorer shows of one picture. ValueError when what the model computes is not finite.
 
     A head's rows go along as T*T bytes, or as q and k in 2*T*d bytes where that is less: 4 layers and 4 heads of 17 tokens take 5 kB,
     ViT-B/16 3.6 MB. Rollout and the relevance of the five best classes add T*T bytes each."""
     vit = bare(model)
     x = x.to(next(vit.parameters()).device)
     with evaluating(model), torch.no_grad(), capture_attention(model) as cap: logits = model(x)
-    if not logits.isfinite().all(): raise ValueError(f"the model's answer to {label!r} is not finite: its weights must be damaged")
+    q, k = cap.q, cap.k
+    if not all(t.isfinite().all() for t in (logits, q, k)): raise ValueError(f"what the model computes for {label!r} is not finite: its weights must be damaged")
     joint = rollout(cap)
     (h, w), cfg, T = vit.grid, vit.cfg, joint.shape[-1]
     made = dict(label=str(label).encode('utf-8', 'replace').decode(), grid=[h, w], n_prefix=vit.n_prefix, layers=cfg.depth, heads=cfg.heads,
@@ -99,7 +100,7 @@ def picture(
                 rollout=pack_rows(joint[0].cpu().numpy()).tobytes(), relevance=None)
     if T <= 2 * cfg.dim // cfg.heads: made['maps'] = pack_rows(cap.weights.cpu().numpy()).tobytes()
     else:
-        q, k, steps = pack_scores(*(t.flatten(0, 2).cpu().numpy() for t in (cap.q, cap.k)))
+        q, k, steps = pack_scores(*(t.flatten(0, 2).cpu().numpy() for t in (q, k)))
         made |= dict(q=q.tobytes(), k=k.tobytes(), steps=steps.tolist())
     if cfg.num_classes:
         best = logits[0].float().softmax(-1).topk(min(5, cfg.num_classes))
