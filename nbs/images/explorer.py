@@ -85,6 +85,7 @@ def main():
             with ex.hold_trait_notifications():
                 ex.image, ex.compare, ex.interpolation, ex.query, ex.method = 0, -1, 'nearest', 1 + 16*6 + 4, 'raw'
             for trait, value in traits.items(): setattr(ex, trait, value)
+            ex.target = ex.pictures[ex.image]['classes'][0]['id']
             ex.save_html(Path(folder)/'page.html')
             page = browser.new_page(viewport=dict(width=width, height=700), color_scheme=scheme)
             page.goto((Path(folder)/'page.html').as_uri())
