@@ -68,7 +68,7 @@ def unpack_scores(
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     return weights / weights.sum(-1, keepdims=True)
 
-# %% ../nbs/10_explorer.ipynb #150cac3e
+# %% ../nbs/10_explorer.ipynb #5dd0deff
 METHODS = ('raw', 'rollout', 'relevance')
 
 def _file(image): # uint8 (H,W,C) -> PNG, or JPEG when it is larger
@@ -89,7 +89,7 @@ def picture(
     A head's rows go along as T*T bytes, or as q and k in 2*T*d bytes where that is less: 4 layers and 4 heads of 17 tokens take 5 kB,
     ViT-B/16 3.6 MB. Rollout and the relevance of the five best classes add T*T bytes each."""
     vit = bare(model)
-    x = x.to(next(vit.parameters()).device)
+    x = x.to(next(vit.parameters()))   # device and type
     with evaluating(model), torch.no_grad(), capture_attention(model) as cap: logits = model(x)
     q, k = cap.q, cap.k
     if not all(t.isfinite().all() for t in (logits, q, k)): raise ValueError(f"what the model computes for {label!r} is not finite: its weights must be damaged")
