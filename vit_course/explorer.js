@@ -187,7 +187,8 @@ class Pane {
     this.facts = make('dl', { className: 'vx-facts' });
     this.element = make('section', { className: 'vx-pane', 'aria-label': maps.label }, make('div', { className: 'vx-columns' },
       make('div', { className: 'vx-left' },
-        make('div', { className: 'vx-query' }, make('h3', {}, maps.label), this.stage, make('div', { className: 'vx-chips', role: 'group', 'aria-label': 'Prefix tokens' }, ...this.chips)),
+        make('div', { className: 'vx-query' }, make('h3', {}, maps.label), this.stage,
+          make('div', { className: 'vx-chips', role: 'group', 'aria-label': 'Prefix tokens' }, ...this.chips)),
         make('div', { className: 'vx-large' }, this.title = make('h3'), stage(this.big, this.marks[1]),
           make('div', { className: 'vx-bar' }, this.ends[0], make('i', { className: 'vx-ramp' }), this.ends[1]))),
       make('div', { className: 'vx-right' },
@@ -249,7 +250,8 @@ class Pane {
     for (const mark of this.marks) {
       mark.hidden = patch < 0;
       mark.classList.toggle('vx-hover', view.preview !== null);
-      mark.style.cssText = `left: ${patch % maps.w / maps.w * 100}%; top: ${Math.floor(patch / maps.w) / maps.h * 100}%; width: ${100 / maps.w}%; height: ${100 / maps.h}%`;
+      const [left, top] = [patch % maps.w, Math.floor(patch / maps.w)];
+      mark.style.cssText = `left: ${100 * left / maps.w}%; top: ${100 * top / maps.h}%; width: ${100 / maps.w}%; height: ${100 / maps.h}%`;
     }
     this.chips.forEach((chip, i) => chip.setAttribute('aria-pressed', i === query));
     this.stage.setAttribute('aria-label', `${maps.label}: query ${maps.name(query)} of ${maps.h} rows and ${maps.w} columns. Arrow keys move it.`);
@@ -276,7 +278,7 @@ class Pane {
     const facts = row.some(x => x > 0) ? {
       entropy: ['Entropy', `${entropy.toFixed(2)} nats`, `of at most ${Math.log(tokens).toFixed(2)}`],
       prefix: [n_prefix > 1 ? 'On prefix tokens' : 'On the class token', percent(prefix), 'of the weight'],
-      distance: ['Mean distance', distance === null ? '–' : `${distance.toFixed(1)} pixels`, distance === null ? 'only from a patch' : 'from patch to patch'],
+      distance: distance === null ? ['Mean distance', '–', 'only from a patch'] : ['Mean distance', `${distance.toFixed(1)} pixels`, 'from patch to patch'],
     } : { entropy: ['Relevance', 'none', 'from this token'] };
     const tile = ([name, [term, text, note]]) => make('div', {}, make('dt', {}, term), make('dd', { 'data-fact': name }, text, make('small', {}, note)));
     const prediction = classes.map(c => {
