@@ -34,10 +34,13 @@ class Page:
         self.context = browser.new_context(**{'viewport': dict(width=1200, height=900)} | options)
         self.tab, self.url, self.requests, self.complaints = self.context.new_page(), path.as_uri(), [], []
         self.tab.on('request', lambda r: self.requests.append(r.url))
-        self.tab.on('console', lambda m: self.complaints.append(m.text) if m.type in ('error', 'warning') and 'willReadFrequently' not in m.text else None)   # that one is about these tests
+        self.tab.on('console', self.heard)
         self.tab.on('pageerror', lambda e: self.complaints.append(str(e)))
         self.tab.goto(self.url)
         self.settle()
+    def heard(self, message):
+        ours = 'willReadFrequently' in message.text    # about these tests, which read canvases
+        if message.type in ('error', 'warning') and not ours: self.complaints.append(message.text)
     def __enter__(self): return self
     def __exit__(self, kind, *_):
         self.settle()
@@ -47,7 +50,8 @@ class Page:
     def run(self, code, *args): return self.tab.evaluate(f"args => {{ const v = document.querySelector('.vx').explorer; {code} }}", list(args))
     def trait(self, name): return self.run('return v.get(args[0])', name)
     def set(self, **values): self.run('v.set(args[0])', values); self.settle()
-    def fact(self, name, pane=0): return self.tab.locator('.vx-pane').nth(pane).locator(f'[data-fact={name}]').evaluate('e => e.firstChild.textContent')
+    def fact(self, name, pane=0):
+        return self.tab.locator('.vx-pane').nth(pane).locator(f'[data-fact={name}]').evaluate('e => e.firstChild.textContent')
     def raw(self, query, pane=0): return np.array(self.run('return Array.from(v.panes[args[1]].maps.raw(args[0]))', query, pane))
     def row(self, pane=0): return np.array(self.run('return Array.from(v.panes[args[0]].row)', pane))
     @property
@@ -104,7 +108,8 @@ def test_values_are_those_of_numpy(page, case):
 def test_every_thumbnail_is_drawn(page, case):
     model, ex = explorer(case, n=1)
     (h, w), n, p = model.grid, model.n_prefix, ex.pictures[0]
-    read = "return [...document.querySelectorAll(args[0])].map(c => [c.width, c.height, Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)])"
+    read = '''return [...document.querySelectorAll(args[0])].map(c =>
+        [c.width, c.height, Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)])'''
     with page(ex) as page:
         for scale in ('own', 'shared'):
             page.set(query=n + 1, scale=scale)
@@ -186,7 +191,8 @@ def test_everything_works_by_keyboard_alone(page):
         assert page.trait('opacity') == pytest.approx(.55)
         page.tab.locator('.vx-tick input').first.focus()
         page.tab.keyboard.press('Space')
-        assert page.trait('interpolation') == 'bilinear' and page.tab.locator('.vx-over').evaluate('e => getComputedStyle(e).imageRendering') == 'auto'
+        assert page.trait('interpolation') == 'bilinear'
+        assert page.tab.locator('.vx-over').evaluate('e => getComputedStyle(e).imageRendering') == 'auto'
 
 
 def test_a_screen_reader_hears_what_changed(page):
@@ -202,7 +208,8 @@ def test_a_screen_reader_hears_what_changed(page):
         assert page.run("""return [...document.querySelectorAll('button, input, select, canvas, [tabindex]')]
             .filter(e => !(e.getAttribute('aria-label') || e.closest('label')?.textContent.trim() || e.textContent.trim())).map(e => e.outerHTML)""") == []
         tree = page.tab.locator('.vx').aria_snapshot()
-        for text in ('group "Method"', 'radio "raw" [checked]', 'slider "Opacity"', 'gridcell "layer 0, head 1"', 'columnheader', 'rowheader'): assert text in tree, tree
+        for text in ('group "Method"', 'radio "raw" [checked]', 'slider "Opacity"', 'gridcell "layer 0, head 1"', 'columnheader', 'rowheader'):
+            assert text in tree, tree
 
 
 def test_compare_shares_the_query(page):
@@ -240,7 +247,8 @@ def test_hostile_labels_are_text(page):
     with page(ex) as page:
         labels = [p['label'] for p in ex.pictures]
         assert page.run("return [...document.querySelectorAll('.vx-image option')].map(o => o.textContent)") == labels
-        assert page.run("return [...document.querySelectorAll('.vx-facts li span')].map(o => o.textContent)") == [c['name'] for c in ex.pictures[0]['classes']]
+        names = page.run("return [...document.querySelectorAll('.vx-facts li span')].map(o => o.textContent)")
+        assert names == [c['name'] for c in ex.pictures[0]['classes']]
         for i, label in enumerate(labels):
             page.tab.locator('.vx-image select').select_option(str(i))
             assert page.run("return document.querySelector('.vx-pane').getAttribute('aria-label')") == label
@@ -289,7 +297,8 @@ def lab(tmp_path):
     except ImportError: no_browser('jupyterlab is not installed: pip install jupyterlab')
     import nbformat
     cells = [SETUP.format(root=str(ROOT), tests=str(ROOT/'tests')), 'ex', 'controls = ex.controls()\ncontrols', LISTEN]
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells], metadata=dict(kernelspec=dict(name='python3', display_name='Python 3', language='python')))
+    kernel = dict(name='python3', display_name='Python 3', language='python')
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells], metadata=dict(kernelspec=kernel))
     work = tmp_path/'work'
     work.mkdir()
     (work/'traits').touch()
@@ -297,8 +306,10 @@ def lab(tmp_path):
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
-    env = os.environ | {f'JUPYTER_{k}_DIR': str(tmp_path/k) for k in ('CONFIG', 'RUNTIME')} | {f'JUPYTERLAB_{k}_DIR': str(tmp_path/k) for k in ('SETTINGS', 'WORKSPACES')}
-    command = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--ip=127.0.0.1', f'--port={port}', '--ServerApp.port_retries=0', '--IdentityProvider.token=', '--allow-root',
+    own = 'JUPYTER_CONFIG_DIR', 'JUPYTER_RUNTIME_DIR', 'JUPYTERLAB_SETTINGS_DIR', 'JUPYTERLAB_WORKSPACES_DIR'
+    env = os.environ | {name: str(tmp_path/name) for name in own}
+    command = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--ip=127.0.0.1', f'--port={port}',
+               '--ServerApp.port_retries=0', '--IdentityProvider.token=', '--allow-root',
                '--LabApp.expose_app_in_browser=True', '--LabApp.news_url=None', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate']
     with open(tmp_path/'lab.log', 'w') as log: server = subprocess.Popen(command, cwd=work, env=env, stdout=log, stderr=subprocess.STDOUT)
     url = f'http://127.0.0.1:{port}'
