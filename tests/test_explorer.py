@@ -264,7 +264,7 @@ def test_page_asks_nobody_for_anything(tmp_path):
     ex.save_html(tmp_path/'page.html')
     text = (tmp_path/'page.html').read_text(encoding='utf-8')
     page = Scripts(text)
-    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
+    policy = re.search(r'Content-Security-Policy"\s+content="([^"]*)"', text)[1]
     assert policy.startswith("default-src 'none'") and 'http' not in policy
     assert f"'sha256-{base64.b64encode(hashlib.sha256(page.texts[1].encode()).digest()).decode()}'" in policy
     assert not re.search(r'https?://|\bfetch\(|XMLHttp|\bimport\b *[({\'"]|innerHTML|outerHTML|insertAdjacentHTML|eval\(', page.texts[1])

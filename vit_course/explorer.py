@@ -19,11 +19,12 @@ from .checkpoints import replacing
 from .data import DataError, open_image
 from .patches import pair
 
-# %% ../nbs/10_explorer.ipynb #07be4602
+# %% ../nbs/10_explorer.ipynb #9e2d27ed
 def pack_rows(
     rows:np.ndarray # (...,T), at least 0: weights, one row a query
 ) -> np.ndarray: # uint8, same shape: 255 for the largest weight of each row
-    """Weights as bytes: round(255 √(w / largest)). The square root keeps the digits of small weights; the scale of a row is left out.
+    """Weights as bytes: round(255 √(w / largest)). The square root keeps the digits of small weights; the scale of a row
+    is left out.
 
     Up to that scale, each weight is kept to 1/250 of its row's largest. `unpack_rows` gives rows back that sum to 1."""
     top = rows.max(-1, keepdims=True)
@@ -37,7 +38,7 @@ def unpack_rows(
     total = squares.sum(-1, keepdims=True)
     return squares / np.where(total > 0, total, 1)
 
-# %% ../nbs/10_explorer.ipynb #681cb3bc
+# %% ../nbs/10_explorer.ipynb #906a47fd
 def _codes(t): # (M,T,d) -> uint8 codes, smallest value and step of each map (M,1,1)
     lo, hi = t.min((1, 2), keepdims=True), t.max((1, 2), keepdims=True)
     step = np.maximum(hi - lo, 1e-12) / 255
@@ -47,10 +48,11 @@ def pack_scores(
     q:np.ndarray, # queries of M heads (M,T,d)
     k:np.ndarray  # keys (M,T,d)
 ) -> tuple[np.ndarray,np.ndarray,np.ndarray]: # codes of q and k, uint8 (M,T,d); steps (M,3)
-    """Queries and keys as bytes, with three numbers a head: the smallest q, the step of q, and the step of k divided by √d.
+    """Queries and keys as bytes, with three numbers a head: the smallest q, the step of q, the step of k divided by √d.
 
-    Two freedoms of softmax(q kᵀ / √d) make the codes finer and cost nothing: adding a vector to all keys changes nothing, so each channel
-    of k starts at its smallest value; and a channel of q may be multiplied by what its channel of k is divided by, so both get the same range."""
+    Two freedoms of softmax(q kᵀ / √d) make the codes finer and cost nothing. Adding a vector to all keys changes nothing,
+    so each channel of k starts at its smallest value. And a channel of q may be multiplied by what its channel of k is
+    divided by, so both get the same range."""
     k = k - k.min(1, keepdims=True)
     balance = np.sqrt(np.maximum(k.max(1, keepdims=True), 1e-6) / np.maximum(np.abs(q).max(1, keepdims=True), 1e-6))
     q_codes, q_min, q_step = _codes(q * balance)
@@ -68,7 +70,7 @@ def unpack_scores(
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     return weights / weights.sum(-1, keepdims=True)
 
-# %% ../nbs/10_explorer.ipynb #5dd0deff
+# %% ../nbs/10_explorer.ipynb #2299fa47
 METHODS = ('raw', 'rollout', 'relevance')
 
 def _file(image): # uint8 (H,W,C) -> PNG, or JPEG when it is larger
@@ -86,37 +88,42 @@ def picture(
 ) -> dict: # as `Picture` in explorer.js describes it: numbers, text, and bytes
     """All that the explorer shows of one picture. ValueError when what the model computes is not finite.
 
-    A head's rows go along as T*T bytes, or as q and k in 2*T*d bytes where that is less: 4 layers and 4 heads of 17 tokens take 5 kB,
-    ViT-B/16 3.6 MB. Rollout and the relevance of the five best classes add T*T bytes each."""
+    A head's rows go along as T*T bytes, or as q and k in 2*T*d bytes where that is less: 4 layers and 4 heads of 17 tokens
+    take 5 kB, ViT-B/16 takes 3.6 MB. Rollout and the relevance of the five best classes add T*T bytes each."""
     vit = bare(model)
     x = x.to(next(vit.parameters()))   # device and type
     with evaluating(model), torch.no_grad(), capture_attention(model) as cap: logits = model(x)
     q, k = cap.q, cap.k
-    if not all(t.isfinite().all() for t in (logits, q, k)): raise ValueError(f"what the model computes for {label!r} is not finite: its weights must be damaged")
+    if not all(t.isfinite().all() for t in (logits, q, k)):
+        raise ValueError(f"what the model computes for {label!r} is not finite: its weights must be damaged")
     joint = rollout(cap)
     (h, w), cfg, T = vit.grid, vit.cfg, joint.shape[-1]
-    made = dict(label=str(label).encode('utf-8', 'replace').decode(), grid=[h, w], n_prefix=vit.n_prefix, layers=cfg.depth, heads=cfg.heads,
-                patch=list(pair(cfg.patch_size)), classes=[], image=_file(image), maps=None, q=None, k=None, steps=[],
-                rollout=pack_rows(joint[0].cpu().numpy()).tobytes(), relevance=None)
+    made = dict(label=str(label).encode('utf-8', 'replace').decode(), grid=[h, w], n_prefix=vit.n_prefix,
+                layers=cfg.depth, heads=cfg.heads, patch=list(pair(cfg.patch_size)), classes=[], image=_file(image),
+                maps=None, q=None, k=None, steps=[], rollout=pack_rows(joint[0].cpu().numpy()).tobytes(), relevance=None)
     if T <= 2 * cfg.dim // cfg.heads: made['maps'] = pack_rows(cap.weights.cpu().numpy()).tobytes()
     else:
         q, k, steps = pack_scores(*(t.flatten(0, 2).cpu().numpy() for t in (q, k)))
         made |= dict(q=q.tobytes(), k=k.tobytes(), steps=steps.tolist())
     if cfg.num_classes:
         best = logits[0].float().softmax(-1).topk(min(5, cfg.num_classes))
-        made['classes'] = [dict(id=i, name=str(classes[i] if classes else i), p=p) for p, i in zip(best.values.tolist(), best.indices.tolist())]
+        made['classes'] = [dict(id=i, name=str(classes[i] if classes else i), p=p)
+                           for p, i in zip(best.values.tolist(), best.indices.tolist())]
         own = torch.eye(T)   # every token starts with a relevance of 1 for itself, which would outshine the rest
-        made['relevance'] = b''.join(pack_rows((relevance(model, x, c['id'])[0].cpu() - own).clamp(min=0).numpy()).tobytes() for c in made['classes'])
+        rows = [(relevance(model, x, c['id'])[0].float().cpu() - own).clamp(min=0).numpy() for c in made['classes']]
+        made['relevance'] = b''.join(pack_rows(r).tobytes() for r in rows)
     return made
 
-# %% ../nbs/10_explorer.ipynb #f212d1cd
+# %% ../nbs/10_explorer.ipynb #652e8496
 class AttentionExplorer(anywidget.AnyWidget):
-    """Click a patch, see what every head of every layer attends to from there; in JupyterLab, Notebook, VS Code, or a file (`save_html`).
+    """Click a patch, see what every head of every layer attends to from there; in JupyterLab, Notebook, VS Code, or a file
+    (`save_html`).
 
-    What is looked at are traits, the same in Python and in the browser: `image`, `compare` (another one to show beside it, or -1),
-    `query` (token number), `layer`, `head`, `method` ('raw', 'rollout', 'relevance'), `target` (class number), `opacity`,
-    `interpolation` ('nearest', 'bilinear'), `scale` ('own', 'shared'). Set them, or `observe` them. TraitError for a value that does
-    not exist; ValueError or DataError for a model or a picture that cannot be shown."""
+    What is looked at are traits, the same in Python and in the browser: `image`, `compare` (another one to show beside it,
+    or -1), `query` (token number), `layer`, `head`, `method` ('raw', 'rollout', 'relevance'), `target` (class number),
+    `opacity`, `interpolation` ('nearest', 'bilinear'), `scale` ('own': each map from its smallest to its largest weight,
+    'shared': all from 0 to the largest). Set them, or `observe` them. TraitError for a value that does not exist;
+    ValueError or DataError for a model or a picture that cannot be shown."""
     _assets = Path(str(files('vit_course')))
     _esm, _css = _assets/'explorer.js', _assets/'explorer.css'
     pictures = traitlets.List().tag(sync=True)
@@ -130,15 +137,16 @@ class AttentionExplorer(anywidget.AnyWidget):
 
     def __init__(self,
         model:nn.Module|dict,    # a VisionTransformer; or several to compare, {name: model}
-        images,                  # a file, a PIL image, an array uint8 (H,W,3), a list of these or {name: image}; or a tensor (B,C,H,W), scaled for the model
+        images,                  # file, PIL image or uint8 (H,W,3); a list of them, {name: image}, or a scaled tensor (B,C,H,W)
         classes:list[str]=None,  # names of the classes; their numbers when None
         mean:float|list=0.5,     # subtracted from pixels in [0, 1], one number or one a channel
         std:float|list=0.5,      # and divided by
         **traits):               # such as query=17
-        self._models, self._classes, self._scaling = model if isinstance(model, dict) else {'': model}, classes, (mean, std)
+        self._models = model if isinstance(model, dict) else {'': model}
+        self._classes, self._scaling = classes, (mean, std)
         if isinstance(images, (str, Path, Image.Image, np.ndarray)): images = [images]
-        pairs = images.items() if isinstance(images, dict) else ((self._name(image, i), image) for i, image in enumerate(images))
-        pictures = [p for name, image in pairs for p in self._look(image, name)]
+        named = images.items() if isinstance(images, dict) else ((self._name(o, i), o) for i, o in enumerate(images))
+        pictures = [p for name, image in named for p in self._look(image, name)]
         if not pictures: raise ValueError("the explorer needs at least one model and one picture")
         super().__init__(pictures=pictures)
         start = dict(layer=pictures[0]['layers'] - 1, target=next((c['id'] for c in pictures[0]['classes']), -1))
@@ -154,11 +162,14 @@ class AttentionExplorer(anywidget.AnyWidget):
         for model_name, model in self._models.items():
             cfg = bare(model).cfg
             (H, W), C = pair(cfg.img_size), cfg.in_chans
-            if C not in (1, 3): raise ValueError(f"this model takes images of {C} channels: only grey and RGB can be shown")
-            if isinstance(image, torch.Tensor): x, shown = image[None], unnormalise(image[None], *self._scaling)[0].numpy()
+            if C not in (1, 3): raise ValueError(f"this model takes images of {C} channels: only grey and RGB are shown")
+            if isinstance(image, torch.Tensor):
+                x, shown = image[None], unnormalise(image[None], *self._scaling)[0].numpy()
             else:
-                im = open_image(image) if isinstance(image, (str, Path, io.BytesIO)) else Image.fromarray(np.asarray(image))
-                shown = np.array(im.convert('L' if C == 1 else 'RGB').resize((W, H), Image.Resampling.BILINEAR)).reshape(H, W, C)
+                file = isinstance(image, (str, Path, io.BytesIO))
+                im = open_image(image) if file else Image.fromarray(np.asarray(image))
+                im = im.convert('L' if C == 1 else 'RGB').resize((W, H), Image.Resampling.BILINEAR)
+                shown = np.array(im).reshape(H, W, C)
                 x = normalise(torch.from_numpy(shown)[None], *self._scaling)
             yield picture(model, x, shown, f'{name} · {model_name}' if model_name else name, self._classes)
 
@@ -172,11 +183,12 @@ class AttentionExplorer(anywidget.AnyWidget):
     @traitlets.validate('image', 'compare', 'query', 'layer', 'head', 'target', 'method')
     def _check(self, proposal):
         name, value, n = proposal.trait.name, proposal.value, len(self.pictures)
-        if not 0 <= self.image < n and name != 'image': return value   # set together with `image`, which is refused below
+        if not 0 <= self.image < n and name != 'image': return value   # came with an `image` that is refused below
         allowed = range(n) if name == 'image' else self._fits(self.image)[name]
         if value in allowed: return value
         choices = f'0 to {allowed[-1]}' if isinstance(allowed, range) else ', '.join(map(str, allowed))
-        raise traitlets.TraitError(f"{name} is {value}, but it must be {'one of ' if len(allowed) > 1 else ''}{choices} (for the picture that is shown)")
+        raise traitlets.TraitError(f"{name} is {value}, but it must be {'one of ' if len(allowed) > 1 else ''}{choices} "
+                                   "(for the picture that is shown)")
 
     @traitlets.observe('image')
     def _move(self, change): # another picture may be smaller, or have other classes
@@ -185,7 +197,8 @@ class AttentionExplorer(anywidget.AnyWidget):
                 setattr(self, name, allowed[-1] if name in ('layer', 'head') else allowed[0])
 
     def __repr__(self):
-        return f"AttentionExplorer({len(self.pictures)} pictures, query={self.query}, layer={self.layer}, head={self.head}, method={self.method!r})"
+        look = ', '.join(f'{name}={getattr(self, name)!r}' for name in ('query', 'layer', 'head', 'method'))
+        return f"AttentionExplorer({len(self.pictures)} pictures, {look})"
 
 # %% ../nbs/10_explorer.ipynb #05127648
 @patch
@@ -198,7 +211,7 @@ def add_image(self:AttentionExplorer,
     self.pictures = [*self.pictures, *new]
     self.image = n
 
-# %% ../nbs/10_explorer.ipynb #b30def8f
+# %% ../nbs/10_explorer.ipynb #fc9eb254
 class _Upload(io.BytesIO):
     "Bytes with a name, for messages."
     def __init__(self, content, name):
@@ -209,19 +222,21 @@ class _Upload(io.BytesIO):
 @patch
 def controls(self:AttentionExplorer
             )->ipywidgets.VBox: # to display above or below the explorer, or to take apart
-    "Dropdowns, sliders and an upload button of ipywidgets for the same traits: what one of them changes, all the others show."
+    "Dropdowns, sliders and an upload button of ipywidgets for the same traits: what one changes, all the others show."
     made = dict(image=ipywidgets.Dropdown(description='picture'), compare=ipywidgets.Dropdown(description='beside it'),
                 method=ipywidgets.ToggleButtons(description='method'), target=ipywidgets.Dropdown(description='class'),
                 query=ipywidgets.IntSlider(description='query'), layer=ipywidgets.IntSlider(description='layer'),
-                head=ipywidgets.IntSlider(description='head'), opacity=ipywidgets.FloatSlider(description='opacity', max=1, step=.05),
+                head=ipywidgets.IntSlider(description='head'),
+                opacity=ipywidgets.FloatSlider(description='opacity', max=1, step=.05),
                 interpolation=ipywidgets.ToggleButtons(description='pixels', options=['nearest', 'bilinear']),
                 scale=ipywidgets.ToggleButtons(description='scale', options=['own', 'shared']))
     busy = []   # while controls are being set, their changes are not the user's
     def show(_=None): # state -> controls
         busy.append(1)
         fits, p = self._fits(self.image), self.pictures[self.image]
-        labels, classes = [(o['label'], i) for i, o in enumerate(self.pictures)], [(c['name'], c['id']) for c in p['classes']]
-        options = dict(image=labels, compare=[('nothing', -1)] + [labels[i] for i in fits['compare'][1:]], method=fits['method'], target=classes or [('none', -1)])
+        labels = [(o['label'], i) for i, o in enumerate(self.pictures)]
+        options = dict(image=labels, compare=[('nothing', -1)] + [labels[i] for i in fits['compare'][1:]],
+                       method=fits['method'], target=[(c['name'], c['id']) for c in p['classes']] or [('none', -1)])
         for name, widget in made.items():
             if name in options and tuple(widget.options) != tuple(options[name]):
                 widget.options = options[name]
@@ -229,7 +244,8 @@ def controls(self:AttentionExplorer
             widget.value = getattr(self, name)
         busy.pop()
     show()
-    for name, widget in made.items(): widget.observe(lambda change, name=name: busy or setattr(self, name, change.new), 'value')
+    for name, widget in made.items():
+        widget.observe(lambda change, name=name: busy or setattr(self, name, change.new), 'value')
     self.observe(show, ['pictures', *made])
 
     upload, trouble = ipywidgets.FileUpload(accept='image/*', multiple=True, description='your own'), ipywidgets.Label()
@@ -241,12 +257,12 @@ def controls(self:AttentionExplorer
     upload.observe(read, 'value')
     return ipywidgets.VBox([*made.values(), ipywidgets.HBox([upload, trouble])])
 
-# %% ../nbs/10_explorer.ipynb #1c5ab4b0
+# %% ../nbs/10_explorer.ipynb #2d421a91
 STAND_IN = """
 const state = JSON.parse(document.getElementById('state').textContent), heard = {};
 render({ el: document.getElementById('explorer'), model: {
   get: name => state[name],
-  set: (name, value) => { if (state[name] !== value) { state[name] = value; heard[`change:${name}`]?.forEach(f => f()); } },
+  set: (name, value) => { if (state[name] !== value) { state[name] = value; heard['change:' + name]?.forEach(f => f()); } },
   on: (event, f) => (heard[event] ??= []).push(f), save_changes: () => {},
 } });
 """
@@ -255,7 +271,8 @@ PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'sha256-{hash}'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; script-src 'sha256-{hash}'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
 <title>{title}</title>
 <style>
 :root {{ color-scheme: light dark; }}
@@ -268,20 +285,20 @@ body {{ margin: 0 auto; padding: 16px 12px 32px; max-width: 1264px; background: 
 </html>
 """
 
-# %% ../nbs/10_explorer.ipynb #7405e2c5
+# %% ../nbs/10_explorer.ipynb #bf234755
 @patch
 def save_html(self:AttentionExplorer,
     path,                           # of the file
     title:str='Attention explorer'  # of the page
 ):
-    """Write the explorer as it stands into one HTML file: no server, no kernel, no request to anywhere. OSError when that fails.
-
-    A picture takes 4/3 of the bytes that `picture` says."""
+    """Write the explorer as it stands into one HTML file: no server, no kernel, no request to anywhere. OSError when that
+    fails. A picture takes 4/3 of the bytes that `picture` says."""
     def text(value): # bytes -> base64, which JSON can hold
         if isinstance(value, bytes): return base64.b64encode(value).decode()
         raise TypeError(f"no JSON for {type(value).__name__}")
-    names = ['pictures', 'image', 'compare', 'query', 'layer', 'head', 'method', 'target', 'opacity', 'interpolation', 'scale']
-    state = json.dumps({name: getattr(self, name) for name in names}, default=text).replace('<', '\\u003c')   # or a label could end the script
+    names = 'pictures image compare query layer head method target opacity interpolation scale'.split()
+    state = json.dumps({name: getattr(self, name) for name in names}, default=text)
+    state = state.replace('<', '\\u003c')   # or a label could end the script
     script, css = str(self._esm) + STAND_IN, str(self._css)
     page = PAGE.format(title=html.escape(title), css=css, state=state, script=script,
                        hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode())
