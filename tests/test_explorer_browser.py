@@ -369,6 +369,11 @@ def test_in_jupyterlab_page_and_python_see_each_other(browser, lab):
     until(lambda: tab.locator('.vx-image option').all_text_contents() == ['photo 0', 'photo 1', 'black'])
     until(lambda: tab.locator('.vx-pane').first.get_attribute('aria-label') == 'black')
 
+    # The notebook's own rules for lists and buttons must not take the page apart.
+    tiles = tab.locator('.vx-pane').first.locator('.vx-facts > div').evaluate_all('all => all.map(e => e.getBoundingClientRect()).map(b => [b.left, b.top, b.right, b.bottom])')
+    assert all(a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1] for i, a in enumerate(tiles) for b in tiles[:i]), 'tiles overlap'
+    assert tiles[0][1] == tiles[1][1] and tab.locator('.vx-chip').first.evaluate('e => getComputedStyle(e).borderTopLeftRadius') == '16px'
+
     def style(name): return tab.locator('.vx').evaluate('(e, name) => getComputedStyle(e)[name]', name)
     light = style('backgroundColor')
     tab.evaluate("() => { window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'}) }")
