@@ -731,7 +731,7 @@ STUDIES = {
     'precision': Study("What do 16 bits cost, and what do they save?", _sizes(*[[{}, dict(bf16=True), dict(fp16=True)]]*3), _sizes(_tiny, _digits, {k: v for k, v in _tuned.items() if k != 'bf16'})),
     'pixels': Study("Why not one token a pixel?", _sizes(*[points(patch_size=[1, 2, 4, 8])]*3), _sizes(_tiny, _digits, _digits | dict(num_steps=5000, eval_every=500))),
     'patch_size': Study("How large should a patch be?", _sizes(points(patch_size=[2, 4, 8]), points(patch_size=[4, 8, 16, 32]), points(patch_size=[2, 4, 8, 16, 32])), _sizes(_tiny, _cifar, _scratch)),
-    'pos_embed': Study("What is it worth to know where a patch was?", _sizes(*[points(shuffle_patches=[None, p], pos_embed=['learned', 'sincos2d', 'none']) for p in (2, 4, 4)]), _sizes(_tiny, _cifar, _scratch)),
+    'pos_embed': Study("What is it worth to know where a patch was?", _sizes(*[points(shuffle_patches=[None, p], pos_embed=['learned', 'sincos2d', 'none']) for p in (2, 8, 4)]), _sizes(_tiny, _cifar | dict(set=_cifar['set'] | dict(patch_size=8)), _scratch)),
     'shape': Study("Deep or wide, and how many heads, for the same work?", _sizes([_shape(1, 46, 2, 2), _shape(2, 32, 2, 2), _shape(4, 22, 2, 2), _shape(2, 32, 1, 2), _shape(2, 32, 8, 2)],
                        [_shape(4, 64, 4, 2), _shape(1, 128, 4, 2), _shape(2, 92, 4, 2), _shape(8, 44, 4, 2), _shape(4, 64, 1, 2), _shape(4, 64, 16, 2)],
                        [_shape(6, 192, 4, 4), _shape(3, 272, 4, 4), _shape(12, 132, 4, 4), _shape(6, 192, 1, 4), _shape(6, 192, 12, 4)]),
