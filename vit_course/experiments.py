@@ -7,9 +7,9 @@ __all__ = ['HELD', 'SETTINGS', 'STUDIES', 'paired_interval', 'TrialConfig', 'che
            'shuffle_patches', 'ShufflePatches', 'SmallResNet', 'resnet_like', 'trial_dls', 'trial_learner',
            'SweepError', 'Range', 'parse_value', 'parse_grid', 'points', 'show_settings', 'point_name', 'run_name',
            'trial_config', 'open_storage', 'Board', 'untuple', 'Claim', 'run_sweep', 'read_runs', 'varied', 'collect',
-           'results_table', 'format_table', 'plot_results', 'Study']
+           'results_table', 'format_table', 'plot_results', 'Study', 'perturb', 'robustness', 'vit_sweep']
 
-# %% ../nbs/08_experiments.ipynb #9a2fc9c1
+# %% ../nbs/08_experiments.ipynb #ef6b3b2f
 import contextlib, functools, hashlib, io, itertools, json, math, multiprocessing, os, re, socket, sys, threading, time, typing
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -26,7 +26,7 @@ from .finetune import (FREE, Callback, ConfigError, Diverged, FinetuneConfig, In
 from .patches import pair, patchify, unpatchify
 from .vit import CONFIGS, ViTConfig, count_parameters, create_vit
 
-# %% ../nbs/08_experiments.ipynb #040947b2
+# %% ../nbs/08_experiments.ipynb #7b2cd054
 def paired_interval(a,              # one number a seed
                     b,              # the same seeds in the same order
                     level:float=.95 # how often such an interval holds the true difference
@@ -38,7 +38,7 @@ def paired_interval(a,              # one number a seed
     half = t.ppf((1 + level)/2, len(d) - 1) * d.std(ddof=1) / math.sqrt(len(d))
     return float(d.mean()), float(d.mean() - half), float(d.mean() + half)
 
-# %% ../nbs/08_experiments.ipynb #6754249e
+# %% ../nbs/08_experiments.ipynb #77dffd7a
 @dataclass
 class TrialConfig(FinetuneConfig):
     "All settings of a run of an experiment: those of `vit_train`, and some more. None: as `vit_train` does it."
@@ -50,7 +50,7 @@ class TrialConfig(FinetuneConfig):
     label_smoothing: float = None # share of the target that all classes get alike, in [0, 1)
     freeze: bool = None           # train the head alone
 
-# %% ../nbs/08_experiments.ipynb #9453795e
+# %% ../nbs/08_experiments.ipynb #4c0a36a3
 def check_trial(cfg:TrialConfig # as a person gave it
                )->TrialConfig:  # complete
     "`complete`, and the same for the settings of experiments. Raises ConfigError."
@@ -70,14 +70,14 @@ def check_trial(cfg:TrialConfig # as a person gave it
          f"shuffle_patches must divide the image size {show_value(cfg.img_size)}, got {p}")
     return cfg
 
-# %% ../nbs/08_experiments.ipynb #4331f06c
+# %% ../nbs/08_experiments.ipynb #2908197e
 def show_value(v):
     "A value as a person would type it."
     if isinstance(v, (tuple, list)): return 'x'.join(map(str, v))
     if isinstance(v, bool) or v is None: return str(v).lower()
     return f'{v:g}' if isinstance(v, float) else str(v)
 
-# %% ../nbs/08_experiments.ipynb #217a7710
+# %% ../nbs/08_experiments.ipynb #8af3332f
 class Soften(Callback):
     "Softer targets while training: label smoothing, then mixup. Validation is left alone."
     order = 1
@@ -93,7 +93,7 @@ class Soften(Callback):
             x, y = torch.lerp(x, x[order], share), torch.lerp(y, y[order], share)
         self.learn.xb, self.learn.yb = (x,), (y,)
 
-# %% ../nbs/08_experiments.ipynb #71365130
+# %% ../nbs/08_experiments.ipynb #eb6c34f3
 def shuffle_patches(x,        # images (B,C,H,W)
                     size:int, # pixels of a square; divides H and W
                     seed:int=0 # of the order
@@ -109,7 +109,7 @@ class ShufflePatches(Callback):
     def __init__(self, size:int): self.size = size
     def before_batch(self): self.learn.xb = (shuffle_patches(self.xb[0], self.size),)
 
-# %% ../nbs/08_experiments.ipynb #afaff872
+# %% ../nbs/08_experiments.ipynb #7fe71abd
 class SmallResNet(nn.Module):
     "A 3 x 3 stem and three stages of basic blocks (He et al., 2016, Section 4.2). (B,3,H,W) -> (B,K)"
     def __init__(self, width:float,    # channels of the first stage; the others have 2 and 4 times as many, rounded
@@ -129,7 +129,7 @@ class SmallResNet(nn.Module):
             if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
     def forward(self, x): return self.head(self.body(x))
 
-# %% ../nbs/08_experiments.ipynb #aa617aab
+# %% ../nbs/08_experiments.ipynb #a81ebd13
 def resnet_like(parameters:int, # to come close to
                 num_classes:int # K
                )->SmallResNet:
@@ -140,7 +140,7 @@ def resnet_like(parameters:int, # to come close to
     while high - low > 0.05: low, high = (mid, high) if size(mid := (low + high)/2) <= parameters else (low, mid)
     return SmallResNet(min((low, high), key=lambda w: abs(size(w) - parameters)), num_classes)
 
-# %% ../nbs/08_experiments.ipynb #4eb7ee56
+# %% ../nbs/08_experiments.ipynb #5f8b83cb
 @functools.lru_cache(maxsize=1)
 def _splits(dataset, data_dir, size): return load_splits(dataset, data_dir, size)
 
@@ -159,7 +159,7 @@ def trial_dls(cfg:TrialConfig): # complete
     dls.test, dls.classes, dls.c, dls.skipped = test, s.classes, len(s.classes), s.skipped
     return dls
 
-# %% ../nbs/08_experiments.ipynb #39c5af0b
+# %% ../nbs/08_experiments.ipynb #d30ba168
 def trial_learner(cfg:TrialConfig): # the run
     "The fastai `Learner` of a trial. Raises ConfigError, DataError or CheckpointError."
     cfg = check_trial(cfg)
@@ -175,7 +175,7 @@ def trial_learner(cfg:TrialConfig): # the run
     if cfg.shuffle_patches: learn.add_cb(ShufflePatches(cfg.shuffle_patches))
     return learn
 
-# %% ../nbs/08_experiments.ipynb #f140687d
+# %% ../nbs/08_experiments.ipynb #e70df70e
 class SweepError(ValueError):
     "A sweep that cannot work. The message is one line and says what to do."
 
@@ -193,7 +193,7 @@ class Range:
     log: bool = False   # uniform in the logarithm
     whole: bool = False # integers only
 
-# %% ../nbs/08_experiments.ipynb #2b4baf1b
+# %% ../nbs/08_experiments.ipynb #857ca3fa
 def parse_value(name:str, # of a setting
                 text:str  # as typed
                ):
@@ -211,7 +211,7 @@ def parse_value(name:str, # of a setting
         if kind is str and text: return text
     raise SweepError(f"--grid {name}={text}: {name} is {' or '.join(_WORDS[k] for k in kinds)}")
 
-# %% ../nbs/08_experiments.ipynb #2ac06714
+# %% ../nbs/08_experiments.ipynb #334a96f8
 def _parse_range(item, name, found, search):
     if search == 'grid':
         raise SweepError(f"--grid {item}: a range needs --search random or tpe; a grid needs values, {name}=VALUE,VALUE")
@@ -236,12 +236,12 @@ def parse_grid(items:list[str],   # 'learning_rate=0.01,0.03', or 'learning_rate
         if len(set(grid[name])) < len(grid[name]): raise SweepError(f"--grid {item} gives a value twice")
     return grid
 
-# %% ../nbs/08_experiments.ipynb #19d8e2c7
+# %% ../nbs/08_experiments.ipynb #4875ffc3
 def points(**grid)->list[dict]: # all combinations
     "The points of a grid: {setting: [values]} -> [{setting: value}], the last setting fastest."
     return [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
 
-# %% ../nbs/08_experiments.ipynb #87daaa13
+# %% ../nbs/08_experiments.ipynb #684ec0b8
 def show_settings(settings:dict)->str: return ', '.join(f'{k}={show_value(v)}' for k, v in settings.items()) or 'as it is'
 
 def point_name(settings:dict)->str: # of a point
@@ -263,7 +263,7 @@ def trial_config(settings, seed, base, folder):
     return check_trial(TrialConfig(name=run_name(settings, seed), seed=seed, output_dir=str(folder), resume=True, set=vit,
                                    **{k: v for k, v in both.items() if k in ours}))
 
-# %% ../nbs/08_experiments.ipynb #783ff220
+# %% ../nbs/08_experiments.ipynb #b41ac105
 def _optuna():
     try: import optuna
     except ImportError: raise SweepError("Optuna is not installed: pip install 'vit_course[sweep]'") from None
@@ -297,7 +297,7 @@ def open_storage(where:str # 'journal:PATH', or a database URL such as sqlite://
     try: return optuna.storages.JournalStorage(JournalFileBackend(where.removeprefix('journal:')))
     except OSError as e: raise SweepError(f"--storage {where}: {e.strerror}") from None
 
-# %% ../nbs/08_experiments.ipynb #d4ba3299
+# %% ../nbs/08_experiments.ipynb #0de052ac
 class Board:
     "Who runs what, in one Optuna study that all workers share. A run has one owner, and an heir when the owner dies."
     def __init__(self, name:str,          # of the study
@@ -325,7 +325,7 @@ class Board:
         try: return self.storage.set_trial_state_values(id, state, None if value is None else [value])
         except self.Finished: return False
 
-# %% ../nbs/08_experiments.ipynb #a3316410
+# %% ../nbs/08_experiments.ipynb #4d4f66d4
 def untuple(settings): return {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}   # JSON knows lists alone
 
 @patch
@@ -353,7 +353,7 @@ def counts(self:Board):
     done = sum(n in owners and owners[n].state.is_finished() for n in wanted)
     return done, len(wanted) + max(self.n - len(self.leaders(trials)), 0)*len(self.seeds), sum(t.state == self.State.RUNNING for t in trials)
 
-# %% ../nbs/08_experiments.ipynb #e6df2e9d
+# %% ../nbs/08_experiments.ipynb #6f24d362
 def _here():
     "This machine and container, as long as process numbers mean the same."
     try: return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
@@ -380,7 +380,7 @@ def bury(self:Board, trials):
         if silent or host == _here() and not _running(pid): buried |= self.end(self.id_of(t), self.State.FAIL)
     return buried
 
-# %% ../nbs/08_experiments.ipynb #bb863ba7
+# %% ../nbs/08_experiments.ipynb #7039d874
 @dataclass
 class Claim:
     "A run that is ours to make."
@@ -421,7 +421,7 @@ def _owned(self:Board, t):
         return Claim(id, untuple(t.user_attrs['settings']), t.user_attrs['seed'])
     self.end(id, self.State.FAIL)
 
-# %% ../nbs/08_experiments.ipynb #e24fbfc8
+# %% ../nbs/08_experiments.ipynb #e019b8b5
 @patch
 def _lead(self:Board):
     "Let the sampler choose a new point."
@@ -440,7 +440,7 @@ def _lead(self:Board):
     if any(o.number == t.number for o in self.leaders(trials)): return self._owned(trials[t.number])
     self.end(self.id_of(t), self.State.FAIL)             # others were faster: there are enough points
 
-# %% ../nbs/08_experiments.ipynb #c2f208bb
+# %% ../nbs/08_experiments.ipynb #2d3f56db
 @patch
 @contextlib.contextmanager
 def alive(self:Board, claim:Claim):
@@ -463,7 +463,7 @@ def finish(self:Board, claim:Claim, value=None, problem=None, **attrs):
         self.note(claim.id, **attrs, **(dict(problem=problem) if problem else {}))
         self.end(claim.id, self.State.FAIL if value is None else self.State.COMPLETE, value)
 
-# %% ../nbs/08_experiments.ipynb #4bde8af5
+# %% ../nbs/08_experiments.ipynb #aad55191
 class _Lost(Exception): "Another worker has taken over."
 
 class _Watch(Callback):
@@ -477,7 +477,7 @@ def _board(job):
     return Board(job['name'], open_storage(job['storage'] or f"sqlite:///{job['folder']/'study.db'}"), job['grid'], job['space'],
                  job['n'], job['seeds'], job['tpe'], job['patience'])
 
-# %% ../nbs/08_experiments.ipynb #09741d02
+# %% ../nbs/08_experiments.ipynb #c48d410e
 def _work(job, show=print):
     "Make one run after the other until the study is whole."
     board, began, made = _board(job), time.monotonic(), 0
@@ -506,7 +506,7 @@ def _work(job, show=print):
         show(f"[{done:>{len(str(total))}}/{total}] {show_settings(claim.settings)} · seed {claim.seed} · {outcome}"
              + (f' · about {left//60}:{left%60:02} left' if done < total else ''), flush=True)
 
-# %% ../nbs/08_experiments.ipynb #d7c77a92
+# %% ../nbs/08_experiments.ipynb #1986c27a
 def _worker(job, i, jobs, problems):
     "One of several processes."
     if torch.cuda.device_count() > 1: job['base'].setdefault('device', f'cuda:{i % torch.cuda.device_count()}')
@@ -529,7 +529,7 @@ def _processes(job, jobs):
     done, total, _ = _board(job).counts()
     if done < total: raise SweepError(f"{total - done} of {total} runs are missing, because workers were killed: the same command goes on")
 
-# %% ../nbs/08_experiments.ipynb #4a063129
+# %% ../nbs/08_experiments.ipynb #c8f6aeac
 def _points(grid, search, base, folder):
     "What a grid asks for, or the corners of a search, all of it checked."
     if not grid: raise SweepError("nothing to try: give --grid SETTING=VALUE,VALUE,…")
@@ -552,7 +552,7 @@ def _same_base(board, base):
     if changed: raise SweepError(f"study {board.study.study_name} has other settings: {', '.join(changed)}; use the same, or another name")
     board.study.set_user_attr('base', mine)
 
-# %% ../nbs/08_experiments.ipynb #84e6839b
+# %% ../nbs/08_experiments.ipynb #f6020962
 def run_sweep(name:str,              # of the study, and of its folder below `output_dir`
               grid,                  # {setting: [values]}, or a list of points [{setting: value}]; with search, ranges too
               seeds:int=3,           # runs of each point, with seeds 1, 2, …
@@ -584,7 +584,7 @@ def run_sweep(name:str,              # of the study, and of its folder below `ou
     else: _processes(job, jobs)
     return folder
 
-# %% ../nbs/08_experiments.ipynb #686a2ad0
+# %% ../nbs/08_experiments.ipynb #f511c6fd
 def _run(path):
     "One run folder as a dictionary."
     cfg = json.loads((path/'config.json').read_text(encoding='utf-8'))
@@ -611,7 +611,7 @@ def read_runs(source # folder with run folders, a JSON file of `collect`, or a l
         for k in keys: r['settings'].setdefault(k, own.get(k))
     return runs
 
-# %% ../nbs/08_experiments.ipynb #59408472
+# %% ../nbs/08_experiments.ipynb #6cec70eb
 def varied(runs)->list[str]:
     "The settings in which runs differ, but not a warm-up that only follows from the number of steps."
     keys = [k for k in runs[0]['settings'] if len({repr(r['settings'].get(k)) for r in runs}) > 1]
@@ -639,7 +639,7 @@ def collect(folder # of a study
                 base={k: v for k, v in runs[0]['settings'].items() if k not in keys},
                 runs=[{k: small(k, v) for k, v in r.items() if k != 'commit'} for r in runs])
 
-# %% ../nbs/08_experiments.ipynb #244509e8
+# %% ../nbs/08_experiments.ipynb #64e1e441
 def results_table(source,             # see `read_runs`, or its result
                   baseline:dict=None, # settings to compare with; the first point of the study when None
                   metric:str='test_accuracy' # what the differences are about
@@ -673,7 +673,7 @@ def _row(runs, ours, theirs):
 def _is_runs(source): return isinstance(source, list) and bool(source) and isinstance(source[0], dict)
 def _sortable(v): return v is not None, isinstance(v, str), v if isinstance(v, (int, float)) else 0, str(v)
 
-# %% ../nbs/08_experiments.ipynb #835f9742
+# %% ../nbs/08_experiments.ipynb #17148277
 def format_table(table:pd.DataFrame, # of `results_table`
                  format:str='markdown' # markdown, csv or latex
                 )->str:
@@ -698,7 +698,7 @@ def format_table(table:pd.DataFrame, # of `results_table`
     lines = [' & '.join(c.replace('_', r'\_') for c in r) + r' \\' for r in [head, *rows]]
     return '\n'.join([rf"\begin{{tabular}}{{{'l'*len(keys)}{'r'*7}l}}", r'\hline', lines[0], r'\hline', *lines[1:], r'\hline', r'\end{tabular}'])
 
-# %% ../nbs/08_experiments.ipynb #b193775b
+# %% ../nbs/08_experiments.ipynb #5d612f2d
 def _curves(ax, groups, colors, labels, title):
     for g, c, label in zip(groups, colors, labels):
         steps = [p[0] for p in g[0]['curve']]
@@ -713,16 +713,17 @@ def _effects(ax, runs, keys, rows, metric):
             some = [100*r[metric] for r in runs if r['settings'].get(k) == v]
             ax.plot(some, [len(labels)]*len(some), '.', color='0.6'); ax.plot(np.mean(some), len(labels), 'ok')
             labels.append(show_value(v) if len(keys) == 1 else f'{k}={show_value(v)}')
-    ax.set(yticks=range(len(labels)), yticklabels=labels, xlabel=f"{metric.replace('_', ' ')}, %"); ax.invert_yaxis()
+    ax.set(yticks=range(len(labels)), yticklabels=labels, xlabel=f"{metric.replace('_', ' ')}, %", ylim=(len(labels) - .5, -.5))
 
 def _costs(ax, groups, colors, labels, metric):
     for g, c, label in zip(groups, colors, labels):
         x, y = [r['seconds'] for r in g], [100*r[metric] for r in g]
         ax.plot(x, y, '.', color=c, alpha=.4); ax.plot(np.mean(x), np.mean(y), 'o', color=c, label=label)
-    ax.set(xlabel='seconds a run', ylabel=f"{metric.replace('_', ' ')}, %", xscale='log')
-    ax.xaxis.set_major_formatter('{x:g}'); ax.xaxis.set_minor_formatter('')
+    low, high = (f(r['seconds'] for g in groups for r in g) for f in (min, max))
+    ax.set(xlabel='seconds a run', ylabel=f"{metric.replace('_', ' ')}, %")
+    if high > 4*low: ax.set_xscale('log'); ax.xaxis.set_major_formatter('{x:g}'); ax.xaxis.set_minor_formatter('')
 
-# %% ../nbs/08_experiments.ipynb #1d82bb2a
+# %% ../nbs/08_experiments.ipynb #dd67a99a
 def plot_results(source,             # see `read_runs`
                  metric:str='test_accuracy', # of the second and third panel
                  axes=None           # three matplotlib axes; new ones when None
@@ -745,7 +746,7 @@ def plot_results(source,             # see `read_runs`
     _costs(axes[2], groups, colors, labels, metric)
     return axes
 
-# %% ../nbs/08_experiments.ipynb #3be8bcba
+# %% ../nbs/08_experiments.ipynb #e1724c5a
 @dataclass(frozen=True)
 class Study:
     "A question, and the runs that answer it, at three sizes."
@@ -769,7 +770,7 @@ _dino = dict(dataset='cifar10', model_type='ViT-S_14', img_size=112, num_steps=3
 def _sizes(tiny, laptop, gpu): return dict(tiny=tiny, laptop=laptop, gpu=gpu)
 STUDIES = {}
 
-# %% ../nbs/08_experiments.ipynb #c4fe32ee
+# %% ../nbs/08_experiments.ipynb #f674f6e7
 def _batches(images, sizes): return [dict(train_batch_size=b, num_steps=images//b) for b in sizes]
 
 STUDIES |= {
@@ -786,7 +787,7 @@ STUDIES |= {
         _sizes(*[[{}, dict(bf16=True), dict(fp16=True)]]*3), _sizes(_tiny, _digits, _tuned)),
 }
 
-# %% ../nbs/08_experiments.ipynb #ddc9f20e
+# %% ../nbs/08_experiments.ipynb #a985b7fd
 def _shape(depth, dim, heads, mlp): return dict(depth=depth, dim=dim, heads=heads, mlp_dim=mlp*dim)
 def _positions(square): return points(shuffle_patches=[None, square], pos_embed=['learned', 'sincos2d', 'none'])
 
@@ -805,7 +806,7 @@ STUDIES |= {
         _sizes(_tiny, _cifar | dict(set=dict(patch_size=8)), _scratch)),
 }
 
-# %% ../nbs/08_experiments.ipynb #0b5302a5
+# %% ../nbs/08_experiments.ipynb #fffd9652
 def _cnn(shares, square): # the share of the data, and shuffled pictures
     return points(train_share=shares, arch=[None, 'resnet']) + points(train_share=[1.], arch=[None, 'resnet'], shuffle_patches=[square])
 def _regularise(flip): # one change at a time
@@ -817,8 +818,76 @@ STUDIES |= {
         _sizes(_start, _start, [dict(pretrained_dir=None, learning_rate=5e-4), dict(learning_rate=1e-4), dict(freeze=True, learning_rate=1e-2)]),
         _sizes(_tiny | dict(train_share=0.1), _digits | dict(num_steps=300, train_share=0.1), _dino)),
     'cnn': Study("Vision Transformer or ResNet, with little data and with much, and with shuffled pictures?",
-        _sizes(_cnn([0.1, 1.], 2), _cnn([0.01, 0.1, 1.], 4), _cnn([0.01, 0.1, 1.], 4)), _sizes(_tiny, _cifar, _scratch)),
+        _sizes(_cnn([0.1, 1.], 2), _cnn([0.01, 0.1, 1.], 4), _cnn([0.01, 0.1, 1.], 4)), _sizes(_tiny, _cifar | dict(num_steps=200), _scratch)),
     'regularisation': Study("What keeps it from learning by heart?",
         _sizes(_regularise(True), _regularise(False), _regularise(False)),
         _sizes(_tiny | dict(train_share=0.2), _coarse | dict(train_share=0.1), _scratch)),
 }
+
+# %% ../nbs/08_experiments.ipynb #4c90d6e9
+def perturb(x,             # images (B,C,H,W), scaled to [-1, 1]
+            kind:str,      # shuffle, shift or hide
+            amount,        # shuffle: pixels of a square; shift: pixels; hide: share of the squares of 1/8 of the side
+            seed:int=0     # of directions, orders and places; every image has its own
+           ):              # images of the same shape
+    "Pictures in another form: squares in random order, moved in a random direction (black comes in), or with random squares grey."
+    g, (B, C, H, W) = torch.Generator().manual_seed(seed), x.shape
+    if kind == 'shift':
+        moved, ways = torch.full_like(x, -1.), torch.tensor([(0, 1), (0, -1), (1, 0), (-1, 0)])
+        for i, (dy, dx) in enumerate((ways[torch.randint(4, (B,), generator=g)] * amount).tolist()):
+            moved[i, :, max(dy, 0):H + min(dy, 0), max(dx, 0):W + min(dx, 0)] = x[i, :, max(-dy, 0):H - max(dy, 0), max(-dx, 0):W - max(dx, 0)]
+        return moved
+    if kind not in ('shuffle', 'hide'): raise ValueError(f"unknown kind {kind!r}: choose shuffle, shift or hide")
+    size = amount if kind == 'shuffle' else max(1, H//8)
+    tokens = patchify(x, size)
+    order = torch.rand(tokens.shape[:2], generator=g).argsort(1).to(x.device)
+    if kind == 'shuffle': tokens = tokens.gather(1, order[..., None].expand_as(tokens))
+    else: tokens = tokens.masked_fill((order < round(tokens.shape[1]*amount))[..., None], 0.)
+    return unpatchify(tokens, size, (H//size, W//size), C)
+
+# %% ../nbs/08_experiments.ipynb #85bcf832
+@torch.no_grad()
+def robustness(folder,             # of a study
+               changes:dict,       # {kind: amounts} for `perturb`
+               **where             # only runs with these settings
+              )->list[dict]:       # arch, train_share, shuffle_patches, seed, kind, amount, accuracy on the test images
+    "How the runs of a study fare on test images that are changed: the best weights of each run, and no training."
+    rows = []
+    for path in sorted(Path(folder).glob('*/result.json')):
+        saved = json.loads((path.parent/'config.json').read_text(encoding='utf-8'))
+        if any(saved[k] != v for k, v in where.items()): continue
+        cfg = check_trial(TrialConfig(**untuple(saved) | dict(set=untuple(saved['set']), device=None, pretrained_dir=None)))
+        learn = trial_learner(cfg)
+        load_weights(learn.model, path.parent/'best.safetensors')
+        model = learn.model.eval()
+        for kind, amount in [('none', 0)] + [(k, a) for k, amounts in changes.items() for a in amounts]:
+            right = total = 0
+            for i, (x, y) in enumerate(learn.dls.test):
+                if kind != 'none': x = perturb(x, kind, amount, seed=i)
+                if cfg.shuffle_patches: x = shuffle_patches(x, cfg.shuffle_patches)
+                right += (model(x).argmax(1) == y).sum().item(); total += len(y)
+            rows.append(dict(arch=cfg.arch, train_share=cfg.train_share, shuffle_patches=cfg.shuffle_patches, seed=cfg.seed,
+                             kind=kind, amount=amount, accuracy=right/total))
+    return rows
+
+# %% ../nbs/08_experiments.ipynb #72042cd2
+def vit_sweep(argv:list|None=None # command line arguments; None: those of the process
+             )->int:              # exit status: 0, 2 for a mistake, 130 after Ctrl-C
+    "Run a study from the command line, and print its table."
+    p, names = _sweep_parser()
+    args = vars(p.parse_args(argv))
+    own, base = {k: args.pop(k) for k in names}, args
+    if 'set' in base: base['set'] = dict(base['set'])
+    try:
+        name, grid, base, seeds = _what(own, base)
+        folder = run_sweep(name, grid, seeds if own['seeds'] is None else own['seeds'], base,
+                           **{k: own[k] for k in ('search', 'trials', 'output_dir', 'storage', 'jobs')})
+        print(format_table(results_table(folder), own['format']))
+        return 0
+    except (Interrupted, KeyboardInterrupt): print("vit_sweep: stopped, and saved: the same command goes on", file=sys.stderr); return 130
+    except OSError as e: problem = f"{e.filename or own['output_dir']}: {e.strerror or e}"
+    except (SweepError, ConfigError, DataError, CheckpointError) as e: problem = ' '.join(str(e).split())
+    print(f"vit_sweep: {problem}", file=sys.stderr); return 2
+
+# %% ../nbs/08_experiments.ipynb #3ffe567c
+if __name__ == '__main__' and __spec__: sys.exit(vit_sweep())   # `python -m vit_course.experiments`, but not in a notebook
