@@ -9,7 +9,7 @@ __all__ = ['HELD', 'SETTINGS', 'STUDIES', 'paired_interval', 'TrialConfig', 'che
            'trial_config', 'open_storage', 'Board', 'untuple', 'Claim', 'run_sweep', 'read_runs', 'varied', 'collect',
            'results_table', 'format_table', 'plot_results', 'Study', 'perturb', 'robustness', 'vit_sweep']
 
-# %% ../nbs/08_experiments.ipynb #ef6b3b2f
+# %% ../nbs/08_experiments.ipynb #36778926
 import contextlib, functools, hashlib, io, itertools, json, math, multiprocessing, os, re, socket, sys, threading, time, typing
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -26,7 +26,7 @@ from .finetune import (FREE, Callback, ConfigError, Diverged, FinetuneConfig, In
 from .patches import pair, patchify, unpatchify
 from .vit import CONFIGS, ViTConfig, count_parameters, create_vit
 
-# %% ../nbs/08_experiments.ipynb #7b2cd054
+# %% ../nbs/08_experiments.ipynb #9f317231
 def paired_interval(a,              # one number a seed
                     b,              # the same seeds in the same order
                     level:float=.95 # how often such an interval holds the true difference
@@ -38,7 +38,7 @@ def paired_interval(a,              # one number a seed
     half = t.ppf((1 + level)/2, len(d) - 1) * d.std(ddof=1) / math.sqrt(len(d))
     return float(d.mean()), float(d.mean() - half), float(d.mean() + half)
 
-# %% ../nbs/08_experiments.ipynb #77dffd7a
+# %% ../nbs/08_experiments.ipynb #2fa8b846
 @dataclass
 class TrialConfig(FinetuneConfig):
     "All settings of a run of an experiment: those of `vit_train`, and some more. None: as `vit_train` does it."
@@ -50,7 +50,7 @@ class TrialConfig(FinetuneConfig):
     label_smoothing: float = None # share of the target that all classes get alike, in [0, 1)
     freeze: bool = None           # train the head alone
 
-# %% ../nbs/08_experiments.ipynb #4c0a36a3
+# %% ../nbs/08_experiments.ipynb #03c9a886
 def check_trial(cfg:TrialConfig # as a person gave it
                )->TrialConfig:  # complete
     "`complete`, and the same for the settings of experiments. Raises ConfigError."
@@ -70,14 +70,14 @@ def check_trial(cfg:TrialConfig # as a person gave it
          f"shuffle_patches must divide the image size {show_value(cfg.img_size)}, got {p}")
     return cfg
 
-# %% ../nbs/08_experiments.ipynb #2908197e
+# %% ../nbs/08_experiments.ipynb #0efb4259
 def show_value(v):
     "A value as a person would type it."
     if isinstance(v, (tuple, list)): return 'x'.join(map(str, v))
     if isinstance(v, bool) or v is None: return str(v).lower()
     return f'{v:g}' if isinstance(v, float) else str(v)
 
-# %% ../nbs/08_experiments.ipynb #8af3332f
+# %% ../nbs/08_experiments.ipynb #1444ad75
 class Soften(Callback):
     "Softer targets while training: label smoothing, then mixup. Validation is left alone."
     order = 1
@@ -93,7 +93,7 @@ class Soften(Callback):
             x, y = torch.lerp(x, x[order], share), torch.lerp(y, y[order], share)
         self.learn.xb, self.learn.yb = (x,), (y,)
 
-# %% ../nbs/08_experiments.ipynb #eb6c34f3
+# %% ../nbs/08_experiments.ipynb #2f81bb5c
 def shuffle_patches(x,        # images (B,C,H,W)
                     size:int, # pixels of a square; divides H and W
                     seed:int=0 # of the order
@@ -109,7 +109,7 @@ class ShufflePatches(Callback):
     def __init__(self, size:int): self.size = size
     def before_batch(self): self.learn.xb = (shuffle_patches(self.xb[0], self.size),)
 
-# %% ../nbs/08_experiments.ipynb #7fe71abd
+# %% ../nbs/08_experiments.ipynb #64154cc3
 class SmallResNet(nn.Module):
     "A 3 x 3 stem and three stages of basic blocks (He et al., 2016, Section 4.2). (B,3,H,W) -> (B,K)"
     def __init__(self, width:float,    # channels of the first stage; the others have 2 and 4 times as many, rounded
@@ -129,7 +129,7 @@ class SmallResNet(nn.Module):
             if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
     def forward(self, x): return self.head(self.body(x))
 
-# %% ../nbs/08_experiments.ipynb #a81ebd13
+# %% ../nbs/08_experiments.ipynb #49bcaa41
 def resnet_like(parameters:int, # to come close to
                 num_classes:int # K
                )->SmallResNet:
@@ -140,7 +140,7 @@ def resnet_like(parameters:int, # to come close to
     while high - low > 0.05: low, high = (mid, high) if size(mid := (low + high)/2) <= parameters else (low, mid)
     return SmallResNet(min((low, high), key=lambda w: abs(size(w) - parameters)), num_classes)
 
-# %% ../nbs/08_experiments.ipynb #5f8b83cb
+# %% ../nbs/08_experiments.ipynb #9bc2f63d
 @functools.lru_cache(maxsize=1)
 def _splits(dataset, data_dir, size): return load_splits(dataset, data_dir, size)
 
@@ -159,7 +159,7 @@ def trial_dls(cfg:TrialConfig): # complete
     dls.test, dls.classes, dls.c, dls.skipped = test, s.classes, len(s.classes), s.skipped
     return dls
 
-# %% ../nbs/08_experiments.ipynb #d30ba168
+# %% ../nbs/08_experiments.ipynb #f5faf47e
 def trial_learner(cfg:TrialConfig): # the run
     "The fastai `Learner` of a trial. Raises ConfigError, DataError or CheckpointError."
     cfg = check_trial(cfg)
@@ -175,7 +175,7 @@ def trial_learner(cfg:TrialConfig): # the run
     if cfg.shuffle_patches: learn.add_cb(ShufflePatches(cfg.shuffle_patches))
     return learn
 
-# %% ../nbs/08_experiments.ipynb #e70df70e
+# %% ../nbs/08_experiments.ipynb #7b5cf889
 class SweepError(ValueError):
     "A sweep that cannot work. The message is one line and says what to do."
 
@@ -193,7 +193,7 @@ class Range:
     log: bool = False   # uniform in the logarithm
     whole: bool = False # integers only
 
-# %% ../nbs/08_experiments.ipynb #857ca3fa
+# %% ../nbs/08_experiments.ipynb #ce9186aa
 def parse_value(name:str, # of a setting
                 text:str  # as typed
                ):
@@ -211,7 +211,7 @@ def parse_value(name:str, # of a setting
         if kind is str and text: return text
     raise SweepError(f"--grid {name}={text}: {name} is {' or '.join(_WORDS[k] for k in kinds)}")
 
-# %% ../nbs/08_experiments.ipynb #334a96f8
+# %% ../nbs/08_experiments.ipynb #ec0c05d5
 def _parse_range(item, name, found, search):
     if search == 'grid':
         raise SweepError(f"--grid {item}: a range needs --search random or tpe; a grid needs values, {name}=VALUE,VALUE")
@@ -236,12 +236,12 @@ def parse_grid(items:list[str],   # 'learning_rate=0.01,0.03', or 'learning_rate
         if len(set(grid[name])) < len(grid[name]): raise SweepError(f"--grid {item} gives a value twice")
     return grid
 
-# %% ../nbs/08_experiments.ipynb #4875ffc3
+# %% ../nbs/08_experiments.ipynb #61359175
 def points(**grid)->list[dict]: # all combinations
     "The points of a grid: {setting: [values]} -> [{setting: value}], the last setting fastest."
     return [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
 
-# %% ../nbs/08_experiments.ipynb #684ec0b8
+# %% ../nbs/08_experiments.ipynb #8094b213
 def show_settings(settings:dict)->str: return ', '.join(f'{k}={show_value(v)}' for k, v in settings.items()) or 'as it is'
 
 def point_name(settings:dict)->str: # of a point
@@ -263,7 +263,7 @@ def trial_config(settings, seed, base, folder):
     return check_trial(TrialConfig(name=run_name(settings, seed), seed=seed, output_dir=str(folder), resume=True, set=vit,
                                    **{k: v for k, v in both.items() if k in ours}))
 
-# %% ../nbs/08_experiments.ipynb #b41ac105
+# %% ../nbs/08_experiments.ipynb #25e445d2
 def _optuna():
     try: import optuna
     except ImportError: raise SweepError("Optuna is not installed: pip install 'vit_course[sweep]'") from None
@@ -297,7 +297,7 @@ def open_storage(where:str # 'journal:PATH', or a database URL such as sqlite://
     try: return optuna.storages.JournalStorage(JournalFileBackend(where.removeprefix('journal:')))
     except OSError as e: raise SweepError(f"--storage {where}: {e.strerror}") from None
 
-# %% ../nbs/08_experiments.ipynb #0de052ac
+# %% ../nbs/08_experiments.ipynb #9ed9cf8f
 class Board:
     "Who runs what, in one Optuna study that all workers share. A run has one owner, and an heir when the owner dies."
     def __init__(self, name:str,          # of the study
@@ -325,7 +325,7 @@ class Board:
         try: return self.storage.set_trial_state_values(id, state, None if value is None else [value])
         except self.Finished: return False
 
-# %% ../nbs/08_experiments.ipynb #4d4f66d4
+# %% ../nbs/08_experiments.ipynb #b9360b4e
 def untuple(settings): return {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}   # JSON knows lists alone
 
 @patch
@@ -353,7 +353,7 @@ def counts(self:Board):
     done = sum(n in owners and owners[n].state.is_finished() for n in wanted)
     return done, len(wanted) + max(self.n - len(self.leaders(trials)), 0)*len(self.seeds), sum(t.state == self.State.RUNNING for t in trials)
 
-# %% ../nbs/08_experiments.ipynb #6f24d362
+# %% ../nbs/08_experiments.ipynb #7339ea12
 def _here():
     "This machine and container, as long as process numbers mean the same."
     try: return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
@@ -380,7 +380,7 @@ def bury(self:Board, trials):
         if silent or host == _here() and not _running(pid): buried |= self.end(self.id_of(t), self.State.FAIL)
     return buried
 
-# %% ../nbs/08_experiments.ipynb #7039d874
+# %% ../nbs/08_experiments.ipynb #0ec84e7d
 @dataclass
 class Claim:
     "A run that is ours to make."
@@ -421,7 +421,7 @@ def _owned(self:Board, t):
         return Claim(id, untuple(t.user_attrs['settings']), t.user_attrs['seed'])
     self.end(id, self.State.FAIL)
 
-# %% ../nbs/08_experiments.ipynb #e019b8b5
+# %% ../nbs/08_experiments.ipynb #347bbad8
 @patch
 def _lead(self:Board):
     "Let the sampler choose a new point."
@@ -440,7 +440,7 @@ def _lead(self:Board):
     if any(o.number == t.number for o in self.leaders(trials)): return self._owned(trials[t.number])
     self.end(self.id_of(t), self.State.FAIL)             # others were faster: there are enough points
 
-# %% ../nbs/08_experiments.ipynb #2d3f56db
+# %% ../nbs/08_experiments.ipynb #082323e9
 @patch
 @contextlib.contextmanager
 def alive(self:Board, claim:Claim):
@@ -463,7 +463,7 @@ def finish(self:Board, claim:Claim, value=None, problem=None, **attrs):
         self.note(claim.id, **attrs, **(dict(problem=problem) if problem else {}))
         self.end(claim.id, self.State.FAIL if value is None else self.State.COMPLETE, value)
 
-# %% ../nbs/08_experiments.ipynb #aad55191
+# %% ../nbs/08_experiments.ipynb #28a8231f
 class _Lost(Exception): "Another worker has taken over."
 
 class _Watch(Callback):
@@ -477,7 +477,7 @@ def _board(job):
     return Board(job['name'], open_storage(job['storage'] or f"sqlite:///{job['folder']/'study.db'}"), job['grid'], job['space'],
                  job['n'], job['seeds'], job['tpe'], job['patience'])
 
-# %% ../nbs/08_experiments.ipynb #c48d410e
+# %% ../nbs/08_experiments.ipynb #e34100c4
 def _work(job, show=print):
     "Make one run after the other until the study is whole."
     board, began, made = _board(job), time.monotonic(), 0
@@ -506,7 +506,7 @@ def _work(job, show=print):
         show(f"[{done:>{len(str(total))}}/{total}] {show_settings(claim.settings)} · seed {claim.seed} · {outcome}"
              + (f' · about {left//60}:{left%60:02} left' if done < total else ''), flush=True)
 
-# %% ../nbs/08_experiments.ipynb #1986c27a
+# %% ../nbs/08_experiments.ipynb #4c04085f
 def _worker(job, i, jobs, problems):
     "One of several processes."
     if torch.cuda.device_count() > 1: job['base'].setdefault('device', f'cuda:{i % torch.cuda.device_count()}')
@@ -529,7 +529,7 @@ def _processes(job, jobs):
     done, total, _ = _board(job).counts()
     if done < total: raise SweepError(f"{total - done} of {total} runs are missing, because workers were killed: the same command goes on")
 
-# %% ../nbs/08_experiments.ipynb #c8f6aeac
+# %% ../nbs/08_experiments.ipynb #7ab832a9
 def _points(grid, search, base, folder):
     "What a grid asks for, or the corners of a search, all of it checked."
     if not grid: raise SweepError("nothing to try: give --grid SETTING=VALUE,VALUE,…")
@@ -552,7 +552,7 @@ def _same_base(board, base):
     if changed: raise SweepError(f"study {board.study.study_name} has other settings: {', '.join(changed)}; use the same, or another name")
     board.study.set_user_attr('base', mine)
 
-# %% ../nbs/08_experiments.ipynb #f6020962
+# %% ../nbs/08_experiments.ipynb #cc9410dc
 def run_sweep(name:str,              # of the study, and of its folder below `output_dir`
               grid,                  # {setting: [values]}, or a list of points [{setting: value}]; with search, ranges too
               seeds:int=3,           # runs of each point, with seeds 1, 2, …
@@ -584,7 +584,7 @@ def run_sweep(name:str,              # of the study, and of its folder below `ou
     else: _processes(job, jobs)
     return folder
 
-# %% ../nbs/08_experiments.ipynb #f511c6fd
+# %% ../nbs/08_experiments.ipynb #15cb81ac
 def _run(path):
     "One run folder as a dictionary."
     cfg = json.loads((path/'config.json').read_text(encoding='utf-8'))
@@ -611,7 +611,7 @@ def read_runs(source # folder with run folders, a JSON file of `collect`, or a l
         for k in keys: r['settings'].setdefault(k, own.get(k))
     return runs
 
-# %% ../nbs/08_experiments.ipynb #6cec70eb
+# %% ../nbs/08_experiments.ipynb #a256adef
 def varied(runs)->list[str]:
     "The settings in which runs differ, but not a warm-up that only follows from the number of steps."
     keys = [k for k in runs[0]['settings'] if len({repr(r['settings'].get(k)) for r in runs}) > 1]
@@ -639,7 +639,7 @@ def collect(folder # of a study
                 base={k: v for k, v in runs[0]['settings'].items() if k not in keys},
                 runs=[{k: small(k, v) for k, v in r.items() if k != 'commit'} for r in runs])
 
-# %% ../nbs/08_experiments.ipynb #64e1e441
+# %% ../nbs/08_experiments.ipynb #4a4d2e4e
 def results_table(source,             # see `read_runs`, or its result
                   baseline:dict=None, # settings to compare with; the first point of the study when None
                   metric:str='test_accuracy' # what the differences are about
@@ -673,7 +673,7 @@ def _row(runs, ours, theirs):
 def _is_runs(source): return isinstance(source, list) and bool(source) and isinstance(source[0], dict)
 def _sortable(v): return v is not None, isinstance(v, str), v if isinstance(v, (int, float)) else 0, str(v)
 
-# %% ../nbs/08_experiments.ipynb #17148277
+# %% ../nbs/08_experiments.ipynb #84224bc6
 def format_table(table:pd.DataFrame, # of `results_table`
                  format:str='markdown' # markdown, csv or latex
                 )->str:
@@ -698,7 +698,7 @@ def format_table(table:pd.DataFrame, # of `results_table`
     lines = [' & '.join(c.replace('_', r'\_') for c in r) + r' \\' for r in [head, *rows]]
     return '\n'.join([rf"\begin{{tabular}}{{{'l'*len(keys)}{'r'*7}l}}", r'\hline', lines[0], r'\hline', *lines[1:], r'\hline', r'\end{tabular}'])
 
-# %% ../nbs/08_experiments.ipynb #5d612f2d
+# %% ../nbs/08_experiments.ipynb #cbb405bb
 def _curves(ax, groups, colors, labels, title):
     for g, c, label in zip(groups, colors, labels):
         steps = [p[0] for p in g[0]['curve']]
@@ -723,7 +723,7 @@ def _costs(ax, groups, colors, labels, metric):
     ax.set(xlabel='seconds a run', ylabel=f"{metric.replace('_', ' ')}, %")
     if high > 4*low: ax.set_xscale('log'); ax.xaxis.set_major_formatter('{x:g}'); ax.xaxis.set_minor_formatter('')
 
-# %% ../nbs/08_experiments.ipynb #dd67a99a
+# %% ../nbs/08_experiments.ipynb #f3e96503
 def plot_results(source,             # see `read_runs`
                  metric:str='test_accuracy', # of the second and third panel
                  axes=None           # three matplotlib axes; new ones when None
@@ -746,7 +746,7 @@ def plot_results(source,             # see `read_runs`
     _costs(axes[2], groups, colors, labels, metric)
     return axes
 
-# %% ../nbs/08_experiments.ipynb #e1724c5a
+# %% ../nbs/08_experiments.ipynb #1b2d25e7
 @dataclass(frozen=True)
 class Study:
     "A question, and the runs that answer it, at three sizes."
@@ -758,7 +758,7 @@ class Study:
 _tiny = dict(dataset='digits', model_type='testing', img_size=8, min_area=0.8, learning_rate=5e-3, num_steps=60, eval_every=30,
              set=dict(patch_size=2))
 _digits = dict(dataset='digits', model_type='ViT-digits', num_steps=600, eval_every=100, eval_batch_size=256)
-_cifar = dict(dataset='cifar10', model_type='ViT-tiny_4', num_steps=300, eval_every=100, eval_batch_size=250,
+_cifar = dict(dataset='cifar10', model_type='ViT-tiny_4', num_steps=200, eval_every=100, eval_batch_size=250,
               set=dict(dim=64, depth=4, mlp_dim=128))
 _coarse = _cifar | dict(set=_cifar['set'] | dict(patch_size=8))
 _scratch = dict(dataset='cifar10', model_type='ViT-tiny_4', num_steps=20_000, eval_every=1000, train_batch_size=256,
@@ -770,7 +770,7 @@ _dino = dict(dataset='cifar10', model_type='ViT-S_14', img_size=112, num_steps=3
 def _sizes(tiny, laptop, gpu): return dict(tiny=tiny, laptop=laptop, gpu=gpu)
 STUDIES = {}
 
-# %% ../nbs/08_experiments.ipynb #f674f6e7
+# %% ../nbs/08_experiments.ipynb #a2db3399
 def _batches(images, sizes): return [dict(train_batch_size=b, num_steps=images//b) for b in sizes]
 
 STUDIES |= {
@@ -787,13 +787,13 @@ STUDIES |= {
         _sizes(*[[{}, dict(bf16=True), dict(fp16=True)]]*3), _sizes(_tiny, _digits, _tuned)),
 }
 
-# %% ../nbs/08_experiments.ipynb #a985b7fd
+# %% ../nbs/08_experiments.ipynb #f6e847df
 def _shape(depth, dim, heads, mlp): return dict(depth=depth, dim=dim, heads=heads, mlp_dim=mlp*dim)
 def _positions(square): return points(shuffle_patches=[None, square], pos_embed=['learned', 'sincos2d', 'none'])
 
 STUDIES |= {
     'pixels': Study("Why not one token a pixel?",
-        _sizes(*[points(patch_size=[1, 2, 4, 8])]*3), _sizes(_tiny, _digits, _digits | dict(num_steps=5000, eval_every=500))),
+        _sizes(*[points(patch_size=[1, 2, 4, 8])]*3), _sizes(_tiny, _digits | dict(num_steps=300), _digits | dict(num_steps=5000, eval_every=500))),
     'patch_size': Study("How large should a patch be?",
         _sizes(points(patch_size=[2, 4, 8]), points(patch_size=[4, 8, 16, 32]), points(patch_size=[2, 4, 8, 16, 32])),
         _sizes(_tiny, _cifar, _scratch)),
@@ -806,7 +806,7 @@ STUDIES |= {
         _sizes(_tiny, _cifar | dict(set=dict(patch_size=8)), _scratch)),
 }
 
-# %% ../nbs/08_experiments.ipynb #fffd9652
+# %% ../nbs/08_experiments.ipynb #5e88cca4
 def _cnn(shares, square): # the share of the data, and shuffled pictures
     return points(train_share=shares, arch=[None, 'resnet']) + points(train_share=[1.], arch=[None, 'resnet'], shuffle_patches=[square])
 def _regularise(flip): # one change at a time
@@ -818,13 +818,13 @@ STUDIES |= {
         _sizes(_start, _start, [dict(pretrained_dir=None, learning_rate=5e-4), dict(learning_rate=1e-4), dict(freeze=True, learning_rate=1e-2)]),
         _sizes(_tiny | dict(train_share=0.1), _digits | dict(num_steps=300, train_share=0.1), _dino)),
     'cnn': Study("Vision Transformer or ResNet, with little data and with much, and with shuffled pictures?",
-        _sizes(_cnn([0.1, 1.], 2), _cnn([0.01, 0.1, 1.], 4), _cnn([0.01, 0.1, 1.], 4)), _sizes(_tiny, _cifar | dict(num_steps=200), _scratch)),
+        _sizes(_cnn([0.1, 1.], 2), _cnn([0.01, 0.1, 1.], 4), _cnn([0.01, 0.1, 1.], 4)), _sizes(_tiny, _cifar, _scratch)),
     'regularisation': Study("What keeps it from learning by heart?",
         _sizes(_regularise(True), _regularise(False), _regularise(False)),
         _sizes(_tiny | dict(train_share=0.2), _coarse | dict(train_share=0.1), _scratch)),
 }
 
-# %% ../nbs/08_experiments.ipynb #4c90d6e9
+# %% ../nbs/08_experiments.ipynb #29942077
 def perturb(x,             # images (B,C,H,W), scaled to [-1, 1]
             kind:str,      # shuffle, shift or hide
             amount,        # shuffle: pixels of a square; shift: pixels; hide: share of the squares of 1/8 of the side
@@ -845,7 +845,7 @@ def perturb(x,             # images (B,C,H,W), scaled to [-1, 1]
     else: tokens = tokens.masked_fill((order < round(tokens.shape[1]*amount))[..., None], 0.)
     return unpatchify(tokens, size, (H//size, W//size), C)
 
-# %% ../nbs/08_experiments.ipynb #85bcf832
+# %% ../nbs/08_experiments.ipynb #9aea4bfd
 @torch.no_grad()
 def robustness(folder,             # of a study
                changes:dict,       # {kind: amounts} for `perturb`
@@ -870,7 +870,38 @@ def robustness(folder,             # of a study
                              kind=kind, amount=amount, accuracy=right/total))
     return rows
 
-# %% ../nbs/08_experiments.ipynb #72042cd2
+# %% ../nbs/08_experiments.ipynb #2b67a18b
+def _sweep_parser():
+    p = OneLineParser(prog='vit_sweep', description='Run many settings with several seeds, whatever happens in between, and compare them.',
+                      allow_abbrev=False, epilog=f"Studies of the course: {', '.join(STUDIES)}. "
+                      "Example: vit_sweep mine --grid learning_rate=0.001,0.003 patch_size=2,4 --num_steps 200")
+    p.add_argument('study', metavar='STUDY', help='a name for your own study (with --grid), or a study of the course (with --size)')
+    p.add_argument('--grid', nargs='+', metavar='SETTING=VALUE,VALUE', help='what to try: settings of vit_train and of experiments, '
+                   'and fields of ViTConfig; LOW..HIGH or LOW..HIGH:log with --search')
+    p.add_argument('--size', choices=('tiny', 'laptop', 'gpu'), help='of a study of the course: seconds, minutes, or for a GPU')
+    p.add_argument('--seeds', type=int, metavar='N', help='runs of each setting, with seeds 1 to N (default 3, or what the study has)')
+    p.add_argument('--search', choices=('grid', 'random', 'tpe'), default='grid', help='all of the grid, or let Optuna choose (default grid)')
+    p.add_argument('--trials', type=int, default=20, metavar='N', help='settings to try with --search random or tpe (default 20)')
+    p.add_argument('--storage', metavar='URL', help='for several machines: journal:PATH on a shared disk, or postgresql://user@host/db '
+                   '(default: a SQLite file in the folder of the study)')
+    p.add_argument('--jobs', type=int, default=1, metavar='N', help='processes on this machine (default 1)')
+    p.add_argument('--format', choices=('markdown', 'csv', 'latex'), default='markdown', help='of the table (default markdown)')
+    p.add_argument('--output_dir', default='output', metavar='DIR', help='where studies are kept (default output)')
+    own = [a.dest for a in p._actions if a.dest != 'help']
+    add_settings(p, TrialConfig, skip=('name', 'seed', 'resume', 'output_dir', 'local_rank'))
+    return p, own
+
+def _what(own, base):
+    "Name, points, settings of all runs, and number of seeds that a command line asks for."
+    name, size, study = own['study'], own['size'], STUDIES.get(own['study'])
+    if own['grid']: return name, parse_grid(own['grid'], own['search']), base, 3
+    if not study: raise SweepError(f"{name} is no study of the course ({', '.join(STUDIES)}): give --grid SETTING=VALUE,VALUE,… for your own")
+    if not size: raise SweepError(f"how large? {name} --size tiny, laptop or gpu")
+    if name == 'transfer' and not base.get('pretrained_dir'): raise SweepError("study transfer needs weights to start from: --pretrained_dir FILE")
+    given = study.base[size]
+    return f'{name}_{size}', study.points[size], given | base | dict(set=given.get('set', {}) | base.get('set', {})), study.seeds[size]
+
+# %% ../nbs/08_experiments.ipynb #14c17625
 def vit_sweep(argv:list|None=None # command line arguments; None: those of the process
              )->int:              # exit status: 0, 2 for a mistake, 130 after Ctrl-C
     "Run a study from the command line, and print its table."
@@ -889,5 +920,5 @@ def vit_sweep(argv:list|None=None # command line arguments; None: those of the p
     except (SweepError, ConfigError, DataError, CheckpointError) as e: problem = ' '.join(str(e).split())
     print(f"vit_sweep: {problem}", file=sys.stderr); return 2
 
-# %% ../nbs/08_experiments.ipynb #3ffe567c
+# %% ../nbs/08_experiments.ipynb #cee84f58
 if __name__ == '__main__' and __spec__: sys.exit(vit_sweep())   # `python -m vit_course.experiments`, but not in a notebook
