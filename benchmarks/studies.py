@@ -6,8 +6,8 @@ from pathlib import Path
 from common import ROOT, write_result
 from vit_course.experiments import collect, robustness, vit_sweep
 
-CHANGES = dict(tiny=dict(shuffle=[4, 2], shift=[1, 2], hide=[0.25, 0.5]), laptop=dict(shuffle=[16, 8, 4], shift=[4, 8], hide=[0.25, 0.5]))
-CHANGES['gpu'] = CHANGES['laptop']
+CHANGES = dict(tiny=dict(shuffle=[4, 2], shift=[1, 2], hide=[0.25, 0.5]), laptop=dict(shuffle=[8, 4], shift=[2, 4], hide=[0.25, 0.5]),
+               gpu=dict(shuffle=[16, 8, 4], shift=[2, 4, 8], hide=[0.25, 0.5, 0.75]))
 
 
 def parts_of_digits(folder):

@@ -9,7 +9,7 @@ __all__ = ['HELD', 'SETTINGS', 'STUDIES', 'paired_interval', 'TrialConfig', 'che
            'trial_config', 'open_storage', 'Board', 'untuple', 'Claim', 'run_sweep', 'read_runs', 'varied', 'collect',
            'results_table', 'format_table', 'plot_results', 'Study', 'perturb', 'robustness', 'vit_sweep']
 
-# %% ../nbs/08_experiments.ipynb #36778926
+# %% ../nbs/08_experiments.ipynb #e3f22511
 import contextlib, functools, hashlib, io, itertools, json, math, multiprocessing, os, re, socket, sys, threading, time, typing
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -26,7 +26,7 @@ from .finetune import (FREE, Callback, ConfigError, Diverged, FinetuneConfig, In
 from .patches import pair, patchify, unpatchify
 from .vit import CONFIGS, ViTConfig, count_parameters, create_vit
 
-# %% ../nbs/08_experiments.ipynb #9f317231
+# %% ../nbs/08_experiments.ipynb #c8608f59
 def paired_interval(a,              # one number a seed
                     b,              # the same seeds in the same order
                     level:float=.95 # how often such an interval holds the true difference
@@ -38,7 +38,7 @@ def paired_interval(a,              # one number a seed
     half = t.ppf((1 + level)/2, len(d) - 1) * d.std(ddof=1) / math.sqrt(len(d))
     return float(d.mean()), float(d.mean() - half), float(d.mean() + half)
 
-# %% ../nbs/08_experiments.ipynb #2fa8b846
+# %% ../nbs/08_experiments.ipynb #e84eb643
 @dataclass
 class TrialConfig(FinetuneConfig):
     "All settings of a run of an experiment: those of `vit_train`, and some more. None: as `vit_train` does it."
@@ -50,7 +50,7 @@ class TrialConfig(FinetuneConfig):
     label_smoothing: float = None # share of the target that all classes get alike, in [0, 1)
     freeze: bool = None           # train the head alone
 
-# %% ../nbs/08_experiments.ipynb #03c9a886
+# %% ../nbs/08_experiments.ipynb #f09b8f7d
 def check_trial(cfg:TrialConfig # as a person gave it
                )->TrialConfig:  # complete
     "`complete`, and the same for the settings of experiments. Raises ConfigError."
@@ -70,14 +70,14 @@ def check_trial(cfg:TrialConfig # as a person gave it
          f"shuffle_patches must divide the image size {show_value(cfg.img_size)}, got {p}")
     return cfg
 
-# %% ../nbs/08_experiments.ipynb #0efb4259
+# %% ../nbs/08_experiments.ipynb #2d3a104a
 def show_value(v):
     "A value as a person would type it."
     if isinstance(v, (tuple, list)): return 'x'.join(map(str, v))
     if isinstance(v, bool) or v is None: return str(v).lower()
     return f'{v:g}' if isinstance(v, float) else str(v)
 
-# %% ../nbs/08_experiments.ipynb #1444ad75
+# %% ../nbs/08_experiments.ipynb #4202ba00
 class Soften(Callback):
     "Softer targets while training: label smoothing, then mixup. Validation is left alone."
     order = 1
@@ -93,7 +93,7 @@ class Soften(Callback):
             x, y = torch.lerp(x, x[order], share), torch.lerp(y, y[order], share)
         self.learn.xb, self.learn.yb = (x,), (y,)
 
-# %% ../nbs/08_experiments.ipynb #2f81bb5c
+# %% ../nbs/08_experiments.ipynb #7ffca3b8
 def shuffle_patches(x,        # images (B,C,H,W)
                     size:int, # pixels of a square; divides H and W
                     seed:int=0 # of the order
@@ -109,7 +109,7 @@ class ShufflePatches(Callback):
     def __init__(self, size:int): self.size = size
     def before_batch(self): self.learn.xb = (shuffle_patches(self.xb[0], self.size),)
 
-# %% ../nbs/08_experiments.ipynb #64154cc3
+# %% ../nbs/08_experiments.ipynb #0e6f5969
 class SmallResNet(nn.Module):
     "A 3 x 3 stem and three stages of basic blocks (He et al., 2016, Section 4.2). (B,3,H,W) -> (B,K)"
     def __init__(self, width:float,    # channels of the first stage; the others have 2 and 4 times as many, rounded
@@ -129,7 +129,7 @@ class SmallResNet(nn.Module):
             if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
     def forward(self, x): return self.head(self.body(x))
 
-# %% ../nbs/08_experiments.ipynb #49bcaa41
+# %% ../nbs/08_experiments.ipynb #20eef8ea
 def resnet_like(parameters:int, # to come close to
                 num_classes:int # K
                )->SmallResNet:
@@ -140,7 +140,7 @@ def resnet_like(parameters:int, # to come close to
     while high - low > 0.05: low, high = (mid, high) if size(mid := (low + high)/2) <= parameters else (low, mid)
     return SmallResNet(min((low, high), key=lambda w: abs(size(w) - parameters)), num_classes)
 
-# %% ../nbs/08_experiments.ipynb #9bc2f63d
+# %% ../nbs/08_experiments.ipynb #65e40ff3
 @functools.lru_cache(maxsize=1)
 def _splits(dataset, data_dir, size): return load_splits(dataset, data_dir, size)
 
@@ -159,7 +159,7 @@ def trial_dls(cfg:TrialConfig): # complete
     dls.test, dls.classes, dls.c, dls.skipped = test, s.classes, len(s.classes), s.skipped
     return dls
 
-# %% ../nbs/08_experiments.ipynb #f5faf47e
+# %% ../nbs/08_experiments.ipynb #584e257e
 def trial_learner(cfg:TrialConfig): # the run
     "The fastai `Learner` of a trial. Raises ConfigError, DataError or CheckpointError."
     cfg = check_trial(cfg)
@@ -175,7 +175,7 @@ def trial_learner(cfg:TrialConfig): # the run
     if cfg.shuffle_patches: learn.add_cb(ShufflePatches(cfg.shuffle_patches))
     return learn
 
-# %% ../nbs/08_experiments.ipynb #7b5cf889
+# %% ../nbs/08_experiments.ipynb #6f0c90d9
 class SweepError(ValueError):
     "A sweep that cannot work. The message is one line and says what to do."
 
@@ -193,7 +193,7 @@ class Range:
     log: bool = False   # uniform in the logarithm
     whole: bool = False # integers only
 
-# %% ../nbs/08_experiments.ipynb #ce9186aa
+# %% ../nbs/08_experiments.ipynb #8ef1ef50
 def parse_value(name:str, # of a setting
                 text:str  # as typed
                ):
@@ -211,7 +211,7 @@ def parse_value(name:str, # of a setting
         if kind is str and text: return text
     raise SweepError(f"--grid {name}={text}: {name} is {' or '.join(_WORDS[k] for k in kinds)}")
 
-# %% ../nbs/08_experiments.ipynb #ec0c05d5
+# %% ../nbs/08_experiments.ipynb #385d8ae8
 def _parse_range(item, name, found, search):
     if search == 'grid':
         raise SweepError(f"--grid {item}: a range needs --search random or tpe; a grid needs values, {name}=VALUE,VALUE")
@@ -236,12 +236,12 @@ def parse_grid(items:list[str],   # 'learning_rate=0.01,0.03', or 'learning_rate
         if len(set(grid[name])) < len(grid[name]): raise SweepError(f"--grid {item} gives a value twice")
     return grid
 
-# %% ../nbs/08_experiments.ipynb #61359175
+# %% ../nbs/08_experiments.ipynb #ff82e898
 def points(**grid)->list[dict]: # all combinations
     "The points of a grid: {setting: [values]} -> [{setting: value}], the last setting fastest."
     return [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
 
-# %% ../nbs/08_experiments.ipynb #8094b213
+# %% ../nbs/08_experiments.ipynb #f7539571
 def show_settings(settings:dict)->str: return ', '.join(f'{k}={show_value(v)}' for k, v in settings.items()) or 'as it is'
 
 def point_name(settings:dict)->str: # of a point
@@ -263,7 +263,7 @@ def trial_config(settings, seed, base, folder):
     return check_trial(TrialConfig(name=run_name(settings, seed), seed=seed, output_dir=str(folder), resume=True, set=vit,
                                    **{k: v for k, v in both.items() if k in ours}))
 
-# %% ../nbs/08_experiments.ipynb #25e445d2
+# %% ../nbs/08_experiments.ipynb #26fe1846
 def _optuna():
     try: import optuna
     except ImportError: raise SweepError("Optuna is not installed: pip install 'vit_course[sweep]'") from None
@@ -297,7 +297,7 @@ def open_storage(where:str # 'journal:PATH', or a database URL such as sqlite://
     try: return optuna.storages.JournalStorage(JournalFileBackend(where.removeprefix('journal:')))
     except OSError as e: raise SweepError(f"--storage {where}: {e.strerror}") from None
 
-# %% ../nbs/08_experiments.ipynb #9ed9cf8f
+# %% ../nbs/08_experiments.ipynb #867a762e
 class Board:
     "Who runs what, in one Optuna study that all workers share. A run has one owner, and an heir when the owner dies."
     def __init__(self, name:str,          # of the study
@@ -325,7 +325,7 @@ class Board:
         try: return self.storage.set_trial_state_values(id, state, None if value is None else [value])
         except self.Finished: return False
 
-# %% ../nbs/08_experiments.ipynb #b9360b4e
+# %% ../nbs/08_experiments.ipynb #8717d0be
 def untuple(settings): return {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}   # JSON knows lists alone
 
 @patch
@@ -353,7 +353,7 @@ def counts(self:Board):
     done = sum(n in owners and owners[n].state.is_finished() for n in wanted)
     return done, len(wanted) + max(self.n - len(self.leaders(trials)), 0)*len(self.seeds), sum(t.state == self.State.RUNNING for t in trials)
 
-# %% ../nbs/08_experiments.ipynb #7339ea12
+# %% ../nbs/08_experiments.ipynb #e9f1b4b1
 def _here():
     "This machine and container, as long as process numbers mean the same."
     try: return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
@@ -380,7 +380,7 @@ def bury(self:Board, trials):
         if silent or host == _here() and not _running(pid): buried |= self.end(self.id_of(t), self.State.FAIL)
     return buried
 
-# %% ../nbs/08_experiments.ipynb #0ec84e7d
+# %% ../nbs/08_experiments.ipynb #439000e9
 @dataclass
 class Claim:
     "A run that is ours to make."
@@ -421,7 +421,7 @@ def _owned(self:Board, t):
         return Claim(id, untuple(t.user_attrs['settings']), t.user_attrs['seed'])
     self.end(id, self.State.FAIL)
 
-# %% ../nbs/08_experiments.ipynb #347bbad8
+# %% ../nbs/08_experiments.ipynb #251a76ac
 @patch
 def _lead(self:Board):
     "Let the sampler choose a new point."
@@ -440,7 +440,7 @@ def _lead(self:Board):
     if any(o.number == t.number for o in self.leaders(trials)): return self._owned(trials[t.number])
     self.end(self.id_of(t), self.State.FAIL)             # others were faster: there are enough points
 
-# %% ../nbs/08_experiments.ipynb #082323e9
+# %% ../nbs/08_experiments.ipynb #a8c259fa
 @patch
 @contextlib.contextmanager
 def alive(self:Board, claim:Claim):
@@ -463,7 +463,7 @@ def finish(self:Board, claim:Claim, value=None, problem=None, **attrs):
         self.note(claim.id, **attrs, **(dict(problem=problem) if problem else {}))
         self.end(claim.id, self.State.FAIL if value is None else self.State.COMPLETE, value)
 
-# %% ../nbs/08_experiments.ipynb #28a8231f
+# %% ../nbs/08_experiments.ipynb #deba067c
 class _Lost(Exception): "Another worker has taken over."
 
 class _Watch(Callback):
@@ -477,7 +477,7 @@ def _board(job):
     return Board(job['name'], open_storage(job['storage'] or f"sqlite:///{job['folder']/'study.db'}"), job['grid'], job['space'],
                  job['n'], job['seeds'], job['tpe'], job['patience'])
 
-# %% ../nbs/08_experiments.ipynb #e34100c4
+# %% ../nbs/08_experiments.ipynb #70062b99
 def _work(job, show=print):
     "Make one run after the other until the study is whole."
     board, began, made = _board(job), time.monotonic(), 0
@@ -506,7 +506,7 @@ def _work(job, show=print):
         show(f"[{done:>{len(str(total))}}/{total}] {show_settings(claim.settings)} · seed {claim.seed} · {outcome}"
              + (f' · about {left//60}:{left%60:02} left' if done < total else ''), flush=True)
 
-# %% ../nbs/08_experiments.ipynb #4c04085f
+# %% ../nbs/08_experiments.ipynb #38b89001
 def _worker(job, i, jobs, problems):
     "One of several processes."
     if torch.cuda.device_count() > 1: job['base'].setdefault('device', f'cuda:{i % torch.cuda.device_count()}')
@@ -529,7 +529,7 @@ def _processes(job, jobs):
     done, total, _ = _board(job).counts()
     if done < total: raise SweepError(f"{total - done} of {total} runs are missing, because workers were killed: the same command goes on")
 
-# %% ../nbs/08_experiments.ipynb #7ab832a9
+# %% ../nbs/08_experiments.ipynb #352e60dd
 def _points(grid, search, base, folder):
     "What a grid asks for, or the corners of a search, all of it checked."
     if not grid: raise SweepError("nothing to try: give --grid SETTING=VALUE,VALUE,…")
@@ -552,7 +552,7 @@ def _same_base(board, base):
     if changed: raise SweepError(f"study {board.study.study_name} has other settings: {', '.join(changed)}; use the same, or another name")
     board.study.set_user_attr('base', mine)
 
-# %% ../nbs/08_experiments.ipynb #cc9410dc
+# %% ../nbs/08_experiments.ipynb #3602e435
 def run_sweep(name:str,              # of the study, and of its folder below `output_dir`
               grid,                  # {setting: [values]}, or a list of points [{setting: value}]; with search, ranges too
               seeds:int=3,           # runs of each point, with seeds 1, 2, …
@@ -584,7 +584,7 @@ def run_sweep(name:str,              # of the study, and of its folder below `ou
     else: _processes(job, jobs)
     return folder
 
-# %% ../nbs/08_experiments.ipynb #15cb81ac
+# %% ../nbs/08_experiments.ipynb #f0a03369
 def _run(path):
     "One run folder as a dictionary."
     cfg = json.loads((path/'config.json').read_text(encoding='utf-8'))
@@ -611,7 +611,7 @@ def read_runs(source # folder with run folders, a JSON file of `collect`, or a l
         for k in keys: r['settings'].setdefault(k, own.get(k))
     return runs
 
-# %% ../nbs/08_experiments.ipynb #a256adef
+# %% ../nbs/08_experiments.ipynb #c1d7653f
 def varied(runs)->list[str]:
     "The settings in which runs differ, but not a warm-up that only follows from the number of steps."
     keys = [k for k in runs[0]['settings'] if len({repr(r['settings'].get(k)) for r in runs}) > 1]
@@ -639,7 +639,7 @@ def collect(folder # of a study
                 base={k: v for k, v in runs[0]['settings'].items() if k not in keys},
                 runs=[{k: small(k, v) for k, v in r.items() if k != 'commit'} for r in runs])
 
-# %% ../nbs/08_experiments.ipynb #4a4d2e4e
+# %% ../nbs/08_experiments.ipynb #c13941a1
 def results_table(source,             # see `read_runs`, or its result
                   baseline:dict=None, # settings to compare with; the first point of the study when None
                   metric:str='test_accuracy' # what the differences are about
@@ -673,7 +673,7 @@ def _row(runs, ours, theirs):
 def _is_runs(source): return isinstance(source, list) and bool(source) and isinstance(source[0], dict)
 def _sortable(v): return v is not None, isinstance(v, str), v if isinstance(v, (int, float)) else 0, str(v)
 
-# %% ../nbs/08_experiments.ipynb #84224bc6
+# %% ../nbs/08_experiments.ipynb #ae5bedc9
 def format_table(table:pd.DataFrame, # of `results_table`
                  format:str='markdown' # markdown, csv or latex
                 )->str:
@@ -698,13 +698,13 @@ def format_table(table:pd.DataFrame, # of `results_table`
     lines = [' & '.join(c.replace('_', r'\_') for c in r) + r' \\' for r in [head, *rows]]
     return '\n'.join([rf"\begin{{tabular}}{{{'l'*len(keys)}{'r'*7}l}}", r'\hline', lines[0], r'\hline', *lines[1:], r'\hline', r'\end{tabular}'])
 
-# %% ../nbs/08_experiments.ipynb #cbb405bb
-def _curves(ax, groups, colors, labels, title):
-    for g, c, label in zip(groups, colors, labels):
+# %% ../nbs/08_experiments.ipynb #bf04c48e
+def _curves(ax, groups, colors):
+    for g, c in zip(groups, colors):
         steps = [p[0] for p in g[0]['curve']]
         y = 100*np.array([[p[1] for p in r['curve']] for r in g if [p[0] for p in r['curve']] == steps])
-        ax.plot(steps, y.mean(0), color=c, label=label); ax.fill_between(steps, y.min(0), y.max(0), color=c, alpha=.2, lw=0)
-    ax.set(xlabel='step', ylabel='validation accuracy, %'); ax.legend(frameon=False, fontsize=7, title=title, title_fontsize=8)
+        ax.plot(steps, y.mean(0), color=c); ax.fill_between(steps, y.min(0), y.max(0), color=c, alpha=.2, lw=0)
+    ax.set(xlabel='step', ylabel='validation accuracy, %')
 
 def _effects(ax, runs, keys, rows, metric):
     labels = []
@@ -715,15 +715,16 @@ def _effects(ax, runs, keys, rows, metric):
             labels.append(show_value(v) if len(keys) == 1 else f'{k}={show_value(v)}')
     ax.set(yticks=range(len(labels)), yticklabels=labels, xlabel=f"{metric.replace('_', ' ')}, %", ylim=(len(labels) - .5, -.5))
 
-def _costs(ax, groups, colors, labels, metric):
+def _costs(ax, groups, colors, labels, metric, title):
     for g, c, label in zip(groups, colors, labels):
         x, y = [r['seconds'] for r in g], [100*r[metric] for r in g]
         ax.plot(x, y, '.', color=c, alpha=.4); ax.plot(np.mean(x), np.mean(y), 'o', color=c, label=label)
     low, high = (f(r['seconds'] for g in groups for r in g) for f in (min, max))
     ax.set(xlabel='seconds a run', ylabel=f"{metric.replace('_', ' ')}, %")
+    ax.legend(frameon=False, fontsize=7, title=title, title_fontsize=8, loc='upper left', bbox_to_anchor=(1, 1.05))
     if high > 4*low: ax.set_xscale('log'); ax.xaxis.set_major_formatter('{x:g}'); ax.xaxis.set_minor_formatter('')
 
-# %% ../nbs/08_experiments.ipynb #f3e96503
+# %% ../nbs/08_experiments.ipynb #63a50bd3
 def plot_results(source,             # see `read_runs`
                  metric:str='test_accuracy', # of the second and third panel
                  axes=None           # three matplotlib axes; new ones when None
@@ -741,12 +742,12 @@ def plot_results(source,             # see `read_runs`
     def label(row): # what differs from the first row
         return ', '.join(show_value(v) if one else f'{k}={show_value(v)}' for k, v, f in zip(keys, row, first) if one or v != f) or 'baseline'
     labels = [label(row) for row in rows]
-    _curves(axes[0], groups, colors, labels, keys[0] if one else None)
+    _curves(axes[0], groups, colors)
     _effects(axes[1], runs, keys, rows, metric)
-    _costs(axes[2], groups, colors, labels, metric)
+    _costs(axes[2], groups, colors, labels, metric, keys[0] if one else None)
     return axes
 
-# %% ../nbs/08_experiments.ipynb #1b2d25e7
+# %% ../nbs/08_experiments.ipynb #ca7d6cf2
 @dataclass(frozen=True)
 class Study:
     "A question, and the runs that answer it, at three sizes."
@@ -755,7 +756,7 @@ class Study:
     base: dict        # {size: settings of all runs}
     seeds: dict = field(default_factory=lambda: dict(tiny=2, laptop=3, gpu=5)) # {size: runs of each point}
 
-_tiny = dict(dataset='digits', model_type='testing', img_size=8, min_area=0.8, learning_rate=5e-3, num_steps=60, eval_every=30,
+_tiny = dict(dataset='digits', model_type='testing', img_size=8, min_area=0.8, learning_rate=5e-3, num_steps=40, eval_every=40,
              set=dict(patch_size=2))
 _digits = dict(dataset='digits', model_type='ViT-digits', num_steps=600, eval_every=100, eval_batch_size=256)
 _cifar = dict(dataset='cifar10', model_type='ViT-tiny_4', num_steps=200, eval_every=100, eval_batch_size=250,
@@ -770,7 +771,7 @@ _dino = dict(dataset='cifar10', model_type='ViT-S_14', img_size=112, num_steps=3
 def _sizes(tiny, laptop, gpu): return dict(tiny=tiny, laptop=laptop, gpu=gpu)
 STUDIES = {}
 
-# %% ../nbs/08_experiments.ipynb #a2db3399
+# %% ../nbs/08_experiments.ipynb #28c5cbcc
 def _batches(images, sizes): return [dict(train_batch_size=b, num_steps=images//b) for b in sizes]
 
 STUDIES |= {
@@ -778,16 +779,16 @@ STUDIES |= {
         _sizes(*[points(learning_rate=[3e-4, 1e-3, 3e-3, 1e-2, 3e-2])]*2, points(learning_rate=[1e-3, 3e-3, 1e-2, 3e-2, 1e-1])),
         _sizes(_tiny, _digits, _tuned | dict(bf16=True))),
     'steps': Study("What do more steps buy?",
-        _sizes(points(num_steps=[30, 60, 120]), points(num_steps=[75, 150, 300, 600, 1200]), points(num_steps=[100, 500, 1000, 5000])),
+        _sizes(points(num_steps=[20, 40, 80]), points(num_steps=[75, 150, 300, 600, 1200]), points(num_steps=[100, 500, 1000, 5000])),
         _sizes(_tiny, _digits, _tuned | dict(bf16=True))),
     'batch': Study("The same images in small or in large batches?",
-        _sizes(_batches(3840, [16, 32, 64]), _batches(38_400, [16, 64, 256]), _batches(256_000, [16, 64, 256, 512])),
+        _sizes(_batches(2560, [16, 32, 64]), _batches(38_400, [16, 64, 256]), _batches(256_000, [16, 64, 256, 512])),
         _sizes(_tiny, _digits, _tuned | dict(bf16=True))),
     'precision': Study("What do 16 bits cost, and what do they save?",
         _sizes(*[[{}, dict(bf16=True), dict(fp16=True)]]*3), _sizes(_tiny, _digits, _tuned)),
 }
 
-# %% ../nbs/08_experiments.ipynb #f6e847df
+# %% ../nbs/08_experiments.ipynb #da5b521c
 def _shape(depth, dim, heads, mlp): return dict(depth=depth, dim=dim, heads=heads, mlp_dim=mlp*dim)
 def _positions(square): return points(shuffle_patches=[None, square], pos_embed=['learned', 'sincos2d', 'none'])
 
@@ -806,7 +807,7 @@ STUDIES |= {
         _sizes(_tiny, _cifar | dict(set=dict(patch_size=8)), _scratch)),
 }
 
-# %% ../nbs/08_experiments.ipynb #5e88cca4
+# %% ../nbs/08_experiments.ipynb #111c0a7e
 def _cnn(shares, square): # the share of the data, and shuffled pictures
     return points(train_share=shares, arch=[None, 'resnet']) + points(train_share=[1.], arch=[None, 'resnet'], shuffle_patches=[square])
 def _regularise(flip): # one change at a time
@@ -818,13 +819,13 @@ STUDIES |= {
         _sizes(_start, _start, [dict(pretrained_dir=None, learning_rate=5e-4), dict(learning_rate=1e-4), dict(freeze=True, learning_rate=1e-2)]),
         _sizes(_tiny | dict(train_share=0.1), _digits | dict(num_steps=300, train_share=0.1), _dino)),
     'cnn': Study("Vision Transformer or ResNet, with little data and with much, and with shuffled pictures?",
-        _sizes(_cnn([0.1, 1.], 2), _cnn([0.01, 0.1, 1.], 4), _cnn([0.01, 0.1, 1.], 4)), _sizes(_tiny, _cifar, _scratch)),
+        _sizes(_cnn([0.1, 1.], 2), _cnn([0.01, 0.1, 1.], 4), _cnn([0.01, 0.1, 1.], 4)), _sizes(_tiny, _cifar | dict(img_size=16), _scratch)),
     'regularisation': Study("What keeps it from learning by heart?",
         _sizes(_regularise(True), _regularise(False), _regularise(False)),
         _sizes(_tiny | dict(train_share=0.2), _coarse | dict(train_share=0.1), _scratch)),
 }
 
-# %% ../nbs/08_experiments.ipynb #29942077
+# %% ../nbs/08_experiments.ipynb #1c933a65
 def perturb(x,             # images (B,C,H,W), scaled to [-1, 1]
             kind:str,      # shuffle, shift or hide
             amount,        # shuffle: pixels of a square; shift: pixels; hide: share of the squares of 1/8 of the side
@@ -845,7 +846,7 @@ def perturb(x,             # images (B,C,H,W), scaled to [-1, 1]
     else: tokens = tokens.masked_fill((order < round(tokens.shape[1]*amount))[..., None], 0.)
     return unpatchify(tokens, size, (H//size, W//size), C)
 
-# %% ../nbs/08_experiments.ipynb #9aea4bfd
+# %% ../nbs/08_experiments.ipynb #fd917528
 @torch.no_grad()
 def robustness(folder,             # of a study
                changes:dict,       # {kind: amounts} for `perturb`
@@ -870,7 +871,7 @@ def robustness(folder,             # of a study
                              kind=kind, amount=amount, accuracy=right/total))
     return rows
 
-# %% ../nbs/08_experiments.ipynb #2b67a18b
+# %% ../nbs/08_experiments.ipynb #20a441bf
 def _sweep_parser():
     p = OneLineParser(prog='vit_sweep', description='Run many settings with several seeds, whatever happens in between, and compare them.',
                       allow_abbrev=False, epilog=f"Studies of the course: {', '.join(STUDIES)}. "
@@ -901,7 +902,7 @@ def _what(own, base):
     given = study.base[size]
     return f'{name}_{size}', study.points[size], given | base | dict(set=given.get('set', {}) | base.get('set', {})), study.seeds[size]
 
-# %% ../nbs/08_experiments.ipynb #14c17625
+# %% ../nbs/08_experiments.ipynb #16d5d506
 def vit_sweep(argv:list|None=None # command line arguments; None: those of the process
              )->int:              # exit status: 0, 2 for a mistake, 130 after Ctrl-C
     "Run a study from the command line, and print its table."
@@ -920,5 +921,5 @@ def vit_sweep(argv:list|None=None # command line arguments; None: those of the p
     except (SweepError, ConfigError, DataError, CheckpointError) as e: problem = ' '.join(str(e).split())
     print(f"vit_sweep: {problem}", file=sys.stderr); return 2
 
-# %% ../nbs/08_experiments.ipynb #cee84f58
+# %% ../nbs/08_experiments.ipynb #1b9d0d57
 if __name__ == '__main__' and __spec__: sys.exit(vit_sweep())   # `python -m vit_course.experiments`, but not in a notebook
