@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'FREE', 'lr_factor', 'make_optimizer', 'Accumulate', 'Precision', 'ClipNorm', 'Schedule', 'ConfigError',
-           'FinetuneConfig', 'complete', 'missing_checkpoint', 'get_learner', 'write_atomic', 'write_json', 'RunFolder',
-           'RunResult', 'Interrupted', 'finetune', 'vit_train']
+           'FinetuneConfig', 'complete', 'missing_checkpoint', 'get_learner', 'write_atomic', 'write_json',
+           'save_weights', 'load_weights', 'RunFolder', 'RunResult', 'Interrupted', 'Diverged', 'finetune',
+           'add_settings', 'vit_train']
 
-# %% ../nbs/07_finetune.ipynb #78ffba06
-import csv, json, math, os, platform, re, signal, subprocess, sys, time, warnings
+# %% ../nbs/07_finetune.ipynb #864a0c67
+import argparse, csv, json, math, os, platform, re, signal, subprocess, sys, time, warnings
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -23,10 +24,11 @@ with warnings.catch_warnings():
     from fastai.metrics import accuracy
     from fastai.optimizer import OptimWrapper
 from fastcore.docments import docments
+from safetensors.torch import load_model, save_model
 from .checkpoints import CHECKPOINTS, CheckpointError, load_checkpoint, save_checkpoint
 from .data import DATASETS, DataError, get_dls
 from .doctor import OneLineParser
-from .vit import CONFIGS, ViTConfig, count_parameters, create_vit
+from .vit import CONFIGS, ViTConfig, VisionTransformer, count_parameters, create_vit
 
 # %% ../nbs/07_finetune.ipynb #f31e23e4
 def lr_factor(step:int,              # the step about to be made, from 0
@@ -202,7 +204,7 @@ def missing_checkpoint(path):
     advice = (f"fetch it with `vit_weights fetch {known[0]}`" if known else f"`vit_weights list` names the checkpoints that can be fetched, such as {next(iter(CHECKPOINTS), '')}")
     return f"--pretrained_dir {path} does not exist: {advice}, or leave the flag out to train from fresh weights"
 
-# %% ../nbs/07_finetune.ipynb #3a251a25
+# %% ../nbs/07_finetune.ipynb #27fa789e
 def get_learner(cfg:FinetuneConfig,  # the run
                 dls=None,            # fastai DataLoaders from `get_dls`; made from the config when None
                 model:nn.Module=None # made from the config when None
@@ -217,7 +219,7 @@ def get_learner(cfg:FinetuneConfig,  # the run
         model = create_vit(cfg.model_type, cfg.img_size, dls.c, **cfg.set)
         if cfg.pretrained_dir: model.load_report = load_checkpoint(model, cfg.pretrained_dir)
     model = model.to(cfg.device)
-    model.encoder.checkpointing = cfg.grad_checkpointing
+    if cfg.grad_checkpointing: model.encoder.checkpointing = True
     if cfg.compile: model.compile()
     dtype = torch.bfloat16 if cfg.bf16 else torch.float16 if cfg.fp16 and cfg.fp16_opt_level != 'O0' else None
     cbs = [Accumulate(cfg.gradient_accumulation_steps, cfg.train_batch_size), Precision(dtype, cfg.loss_scale, torch.device(cfg.device).type),
@@ -225,7 +227,7 @@ def get_learner(cfg:FinetuneConfig,  # the run
     def opt_func(params, lr, **kw): return OptimWrapper(opt=make_optimizer(model, cfg.optimizer, lr, cfg.weight_decay))
     return Learner(dls, model, nn.CrossEntropyLoss(), opt_func=opt_func, lr=cfg.learning_rate, metrics=accuracy, cbs=cbs)
 
-# %% ../nbs/07_finetune.ipynb #7997da95
+# %% ../nbs/07_finetune.ipynb #07753626
 def write_atomic(path:Path, write):
     "Call `write(temporary_path)`, flush to the disk, then put the file at `path` in one move. Nothing is left when it fails."
     path = Path(path)
@@ -238,7 +240,17 @@ def write_atomic(path:Path, write):
 
 def write_json(path, d): write_atomic(path, lambda p: p.write_text(json.dumps(d, indent=1) + '\n', encoding='utf-8'))
 
-# %% ../nbs/07_finetune.ipynb #a4440474
+def save_weights(model, path):
+    "A Vision Transformer as a checkpoint that says what it is; the weights alone of anything else."
+    if isinstance(model, VisionTransformer): save_checkpoint(model, path)
+    else: save_model(model, str(path))
+
+def load_weights(model, path):
+    "What `save_weights` wrote, back into a model of the same kind."
+    if isinstance(model, VisionTransformer): load_checkpoint(model, path)
+    else: load_model(model, str(path))
+
+# %% ../nbs/07_finetune.ipynb #7780e90a
 class RunFolder(Callback):
     "Writes the run folder: a line, the best and the last state at every evaluation. Stops cleanly after a step when `stop` is set."
     order = 70
@@ -297,7 +309,7 @@ class RunFolder(Callback):
         score = (valid_accuracy, -valid_loss)
         if self.best is None or score > self.best:
             self.best = score
-            write_atomic(self.path/'best.safetensors', lambda p: save_checkpoint(self.model, p))
+            write_atomic(self.path/'best.safetensors', lambda p: save_weights(self.model, p))
         self.save()
         left = (self.cfg.num_steps - self.step) * self.cfg.train_batch_size / max(self.rate, 1e-9)
         print(f"step {self.step:>{len(str(self.cfg.num_steps))}}/{self.cfg.num_steps} · train loss {row['train_loss']:.3f} · validation loss {valid_loss:.3f}, accuracy {100*valid_accuracy:.2f} % · "
@@ -349,7 +361,7 @@ class RunFolder(Callback):
         keep = [r for r in rows if r.split(',')[0].isdigit() and r.count(',') == head.count(',') and int(r.split(',')[0]) <= self.step]
         write_atomic(path, lambda p: p.write_text('\n'.join([head, *keep]) + '\n', encoding='utf-8'))
 
-# %% ../nbs/07_finetune.ipynb #5cba229e
+# %% ../nbs/07_finetune.ipynb #06590f84
 @dataclass
 class RunResult:
     "What `result.json` holds."
@@ -368,6 +380,9 @@ class RunResult:
 
 class Interrupted(Exception):
     "A run was asked to stop; its state is saved."
+
+class Diverged(ConfigError):
+    "The loss of a run is no longer a number."
 
 def _versions():
     def of(name):
@@ -396,13 +411,14 @@ def _check_folder(path, cfg):
     except FileNotFoundError: return None
     except (OSError, ValueError) as e: raise ConfigError(f"{path/'config.json'} cannot be read ({e}): choose another --name") from None
     now = json.loads(json.dumps(asdict(cfg)))
-    changed = [k for k in now if k not in FREE and now[k] != before.get(k)]
-    if changed: raise ConfigError(f"--resume would change the run: {', '.join(f'{k} was {before.get(k)!r}, is {now[k]!r}' for k in changed)}; use the settings of {path/'config.json'}")
+    changed = [k for k in before | now if k not in FREE and now.get(k) != before.get(k)]   # chapter 8 has runs with more settings
+    if changed: raise ConfigError(f"--resume would change the run: {', '.join(f'{k} was {before.get(k)!r}, is {now.get(k)!r}' for k in changed)}; use the settings of {path/'config.json'}")
     try: return json.loads((path/'result.json').read_text(encoding='utf-8'))
     except FileNotFoundError: return None
 
 def finetune(cfg:FinetuneConfig, # the run
-             progress:bool=None  # a progress bar; None: where a person is watching
+             progress:bool=None, # a progress bar; None: where a person is watching
+             learner=None        # makes the `Learner` from the config; `get_learner` when None
             )->RunResult:
     """Train, keep the best on validation, test once, and leave the run folder `<output_dir>/<name>/`. Ctrl-C stops after the step that is being
     made, saves, and raises `Interrupted`. Raises ConfigError, DataError, CheckpointError, or OSError when the disk refuses."""
@@ -412,23 +428,25 @@ def finetune(cfg:FinetuneConfig, # the run
     if finished:
         print(f"{path} is finished: test accuracy {100*finished['test_accuracy']:.2f} %")
         return RunResult(**finished)
-    learn = get_learner(cfg)
+    learn = (learner or get_learner)(cfg)
     learn.remove_cb(ProgressCallback); learn.logger = lambda *a: None
     _announce(learn, cfg)
     path.mkdir(parents=True, exist_ok=True)
     run = RunFolder(path, cfg, progress)
     learn.add_cb(run)
     if cfg.resume and run.load(): print(f"going on with {path} at step {run.step}")
-    else: write_json(path/'config.json', asdict(cfg))
+    else:
+        (path/'metrics.csv').unlink(missing_ok=True)      # of a run that was killed before it saved anything
+        write_json(path/'config.json', asdict(cfg))
     with _stop_on_interrupt(run):
         passes = math.ceil(cfg.num_steps / cfg.eval_every) - run.step // cfg.eval_every
         if run.step < cfg.num_steps: learn.fit(passes)
-        if run.problem: raise ConfigError(run.problem)
+        if run.problem: raise Diverged(run.problem)
         if run.stop and run.step < cfg.num_steps:
             run.save()
             raise Interrupted(f"stopped at step {run.step} of {cfg.num_steps}, and saved: go on with the same command and --resume")
     seconds, tick = run.seconds, time.perf_counter()
-    load_checkpoint(learn.model, path/'best.safetensors')
+    load_weights(learn.model, path/'best.safetensors')
     with learn.removed_cbs([run]): test_loss, test_accuracy = learn.validate(dl=learn.dls.test)
     result = RunResult(test_accuracy, run.best[0], test_loss, seconds + time.perf_counter() - tick, run.trained / max(run.train_seconds, 1e-9), cfg.num_steps,
                        cfg.num_steps * cfg.train_batch_size, count_parameters(learn.model), _device_name(cfg.device), _versions(), _commit(),
@@ -461,9 +479,9 @@ class _stop_on_interrupt:
     def __exit__(self, *_):
         if self.before is not None: signal.signal(signal.SIGINT, self.before)
 
-# %% ../nbs/07_finetune.ipynb #896c461d
-def _parse(argv):
-    "Flags of `vit_train` -> FinetuneConfig; the help texts are the comments of its fields."
+# %% ../nbs/07_finetune.ipynb #37dfa188
+def add_settings(p, cls=FinetuneConfig, skip=()):
+    "Give a parser one flag for each field of `cls` but those to skip; the help texts are the comments. What is not given is not in the result."
     def size(s): h, _, w = s.lower().partition('x'); return (int(h), int(w)) if w else int(h)
     def pair_of(s):
         k, eq, v = s.partition('=')
@@ -472,17 +490,23 @@ def _parse(argv):
         except json.JSONDecodeError: pass
         return k, None if v in ('None', 'null') else tuple(v) if isinstance(v, list) else v
     size.__name__, pair_of.__name__ = 'image size', 'KEY=VALUE'
+    helps = dict(docments(FinetuneConfig)) | dict(docments(cls))
+    for f in fields(cls):
+        if f.name in skip: continue
+        help = (helps.get(f.name) or '').replace('%', '%%') + ('' if f.default in (None, False) or not isinstance(f.default, (int, float, str)) else f' (default {f.default})')
+        given = dict(help=help, default=argparse.SUPPRESS)
+        if f.name == 'set': p.add_argument('--set', nargs='+', type=pair_of, metavar='KEY=VALUE', **given)
+        elif f.type is bool: p.add_argument(f'--{f.name}', action='store_true', **given)
+        elif f.name == 'img_size': p.add_argument('--img_size', type=size, metavar='PIXELS', **given)
+        else: p.add_argument(f'--{f.name}', type=f.type, required=f.name == 'name', metavar=f.type.__name__.upper(), **given)
+
+def _parse(argv):
+    "Flags of `vit_train` -> FinetuneConfig."
     p = OneLineParser(prog='vit_train', description='Fine-tune a Vision Transformer and leave a run folder.', allow_abbrev=False,
                       epilog='Example: vit_train --name demo (handwritten digits, about a minute on a laptop, no download)')
-    helps = docments(FinetuneConfig)
-    for f in fields(FinetuneConfig):
-        help = (helps.get(f.name) or '').replace('%', '%%') + ('' if f.default in (None, False) or not isinstance(f.default, (int, float, str)) else f' (default {f.default})')
-        if f.name == 'set': p.add_argument('--set', nargs='+', type=pair_of, default=[], metavar='KEY=VALUE', help=help)
-        elif f.type is bool: p.add_argument(f'--{f.name}', action='store_true', help=help)
-        elif f.name == 'img_size': p.add_argument('--img_size', type=size, metavar='PIXELS', help=help)
-        else: p.add_argument(f'--{f.name}', type=f.type, required=f.name == 'name', default=None if f.name == 'name' else f.default, metavar=f.type.__name__.upper(), help=help)
+    add_settings(p)
     args = vars(p.parse_args(argv))
-    return FinetuneConfig(**(args | dict(set=dict(args['set']))))
+    return FinetuneConfig(**(args | dict(set=dict(args.get('set', ())))))
 
 def vit_train(argv:list|None=None # command line arguments; None: those of the process
              )->int:              # exit status: 0, 2 for a mistake, 130 after Ctrl-C
