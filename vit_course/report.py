@@ -11,7 +11,7 @@ __all__ = ['WIDTH', 'STYLE', 'LINES', 'MOST_PICTURES', 'QUESTIONS', 'PLACEHOLDER
            'scrub', 'safe_picture', 'sections', 'answered', 'put_answers', 'missing', 'typst_source', 'typeset',
            'Report', 'check_lastname', 'check_tools', 'build_report', 'vit_report']
 
-# %% ../nbs/12_report.ipynb #f8ad540e
+# %% ../nbs/12_report.ipynb #b9f17eb6
 import base64, csv, hashlib, html, io, json, math, os, re, shlex, sys, tempfile
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
@@ -21,13 +21,13 @@ from .attention_maps import attention_maps, evaluating, overlay, prefix_mass, ro
 from .checkpoints import CheckpointError, load_checkpoint
 from .data import SUFFIXES, Batches, DataError, ImageSet, load_splits, open_image
 from .doctor import OneLineParser
-from .experiments import STUDIES, SweepError, format_table, plot_results, results_table, untuple
+from .experiments import STUDIES, SweepError, format_table, plot_results, results_table, show_value, untuple
 from .experiments import read_runs as read_study
 from .finetune import FREE, RECIPES, FinetuneConfig, write_atomic
 from .patches import pair
 from .vit import CONFIGS, ViTConfig, VisionTransformer, count_flops, count_parameters
 
-# %% ../nbs/12_report.ipynb #737a178a
+# %% ../nbs/12_report.ipynb #a9903cfa
 class ReportError(ValueError):
     "The report cannot be made. The message is one line and says what to do."
 
@@ -41,6 +41,8 @@ class Run:
 
     @property
     def name(self): return self.config['name']
+    @property
+    def finished(self): return datetime.fromisoformat(self.result['finished']).astimezone(timezone.utc)
     @property
     def settings(self): # what makes it another experiment: not the seed, the name, or the machine
         skip = {'name', 'seed', 'local_rank', *FREE} - {'pretrained_dir'}
@@ -56,7 +58,8 @@ def read_run(path:Path # of a run
     if not (path/'result.json').exists(): raise ReportError(f"run {path.name} is not finished: go on with it with the same command and --resume")
     try:
         run = Run(path, config, read('result.json'), [])
-        run.name, run.config['model_type'], run.config['seed'], run.result['finished'], run.result['versions']['torch']
+        for k in ('name', 'dataset', 'data_dir', 'model_type', 'img_size', 'seed', 'num_steps', 'learning_rate'): config[k]
+        dict(config['set']), dict(run.result['versions']), run.finished
         for k in ('test_accuracy', 'valid_accuracy', 'seconds', 'images_per_second', 'parameters'): run.result[k] + 0.
         with open(path/'metrics.csv', newline='', encoding='utf-8') as f: run.metrics = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(f)]
         for row in run.metrics: row['step'], row['train_loss'], row['valid_loss'], row['valid_accuracy']
@@ -72,9 +75,9 @@ def find_runs(folder:str|Path # a run, or a folder with runs in it, at any depth
     for path in sorted(p.parent for p in folder.rglob('config.json')):
         try: runs.append(read_run(path))
         except ReportError as e: wrong.append(str(e))
-    return sorted(runs, key=lambda r: r.result['finished']), wrong
+    return sorted(runs, key=lambda r: r.finished), wrong
 
-# %% ../nbs/12_report.ipynb #1e321e9b
+# %% ../nbs/12_report.ipynb #a152667f
 def escape(text): return re.sub(r'([\\`*_{}\[\]<>#|$~^@!])', r'\\\1', ' '.join(str(text).split()))   # a file's name is no Markdown
 
 class Code(str): "Text of a table that is typed into a computer."
@@ -102,7 +105,7 @@ def show_count(n:float # parameters, operations, ...
         if n >= size: return f"{n/size:.3g}{unit}"
     return f"{n:,}"
 
-# %% ../nbs/12_report.ipynb #4ad179f6
+# %% ../nbs/12_report.ipynb #4e597b04
 def vit_of(run:Run)->ViTConfig|None: # None: the run did not train a whole Vision Transformer
     "The model of a run, from its settings and its number of parameters."
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in (dict(img_size=run.config['img_size']) | run.config['set']).items()}
@@ -129,34 +132,35 @@ def model_table(runs:list[Run])->Table:
         rows[str(row)] = row
     return Table(list(rows.values()), "The models. FLOPs are those of one image's forward pass, two for each multiply-add.")
 
-# %% ../nbs/12_report.ipynb #6c7aa049
+# %% ../nbs/12_report.ipynb #5b39b0da
 def command_of(run:Run)->str:
-    "The `vit_train` command that makes this run, without settings that are the default."
+    "The `vit_train` command that makes this run (or the `vit_sweep` command that makes it, among its seeds), without settings that are the default."
     c = run.config
     usual = {f.name: f.default for f in fields(FinetuneConfig)} | dict(model_type='ViT-digits' if c['dataset'] == 'digits' else 'ViT-B_16')
     usual |= {k: v for k, v in RECIPES.get(c['model_type'], {}).items()}
     usual |= dict(warmup_steps=min(500, c['num_steps'] // 10))
-    words = ['vit_train', '--name', c['name']]
+    own = {f.name for f in fields(FinetuneConfig)}
+    more = {k: v for k, v in c.items() if k not in own and v is not None}     # settings that only experiments have
+    words = ['vit_sweep', run.path.parent.name, '--seeds', str(c['seed']), '--grid', *(f'{k}={show_value(v)}' for k, v in more.items())] if more else ['vit_train', '--name', c['name']]
     for f in fields(FinetuneConfig):
         v = c.get(f.name)
-        if f.name in ('name', 'set', 'device', 'output_dir', 'resume', 'local_rank') or v is None or v == usual.get(f.name): continue
+        if f.name in ('name', 'set', 'device', 'output_dir', 'resume', 'local_rank') + ('seed',) * bool(more) or v is None or v == usual.get(f.name): continue
         words += [f'--{f.name}'] if v is True else [f'--{f.name}', 'x'.join(map(str, v)) if isinstance(v, list) else f'{v:g}' if isinstance(v, float) else str(v)]
     if c['set']: words += ['--set', *(f'{k}={json.dumps(v) if isinstance(v, list) else v}' for k, v in c['set'].items())]
     return shlex.join(words)
 
-# %% ../nbs/12_report.ipynb #5a61c2d4
+# %% ../nbs/12_report.ipynb #f7d62e67
 def appendix(runs:list[Run])->list[Table]:
     "How each number was made: commands, device, time, versions and commit."
-    day = lambda r: r.result['finished'][:16].replace('T', ' ')
     made = Table([{'Run': r.name, 'Device': r.result.get('device', '–'), 'Seconds': f"{r.result['seconds']:,.0f}", 'Images/s': f"{r.result['images_per_second']:,.0f}",
-                   'Finished (UTC)': day(r), 'Commit': (r.result.get('commit') or '–')[:10]} for r in runs], "Where and when each run was made.")
+                   'Finished (UTC)': f'{r.finished:%Y-%m-%d %H:%M}', 'Commit': (r.result.get('commit') or '–')[:10]} for r in runs], "Where and when each run was made.")
     commands = Table([{'Run': r.name, 'Command': Code(command_of(r))} for r in runs], "The command that makes each run; what it does not name is the default of the model.")
     versions = {}
     for r in runs: versions.setdefault(json.dumps(r.result['versions']), []).append(r.name)
     rows = [{'Runs': 'all' if len(versions) == 1 else ', '.join(names)} | {k: v or '–' for k, v in json.loads(key).items()} for key, names in versions.items()]
     return [commands, made, Table(rows, "Versions.")]
 
-# %% ../nbs/12_report.ipynb #38461a7c
+# %% ../nbs/12_report.ipynb #5406ea51
 def as_trial(run:Run)->dict:
     "A run as chapter 8 takes it."
     settings = {k: v for k, v in run.settings.items() if k != 'set'} | run.config['set']
@@ -203,7 +207,7 @@ def show_study(source:str|Path # a study of chapter 8: its folder, or a JSON fil
     return [experiment_table(source, f"{what}{': ' + escape(asked) if asked else ''}"),
             Figure(fig, f"{what}. Left: validation accuracy, mean and range over seeds. Middle: each run (grey) and their means. Right: accuracy against time.")]
 
-# %% ../nbs/12_report.ipynb #3625ce06
+# %% ../nbs/12_report.ipynb #592fa582
 WIDTH = 6.3                                                                           # inches of text on the page
 STYLE = {'font.size': 8, 'axes.titlesize': 8, 'axes.labelsize': 8, 'xtick.labelsize': 7.5, 'ytick.labelsize': 7.5, 'legend.fontsize': 7.5, 'axes.spines.top': False,
          'axes.spines.right': False, 'legend.frameon': False, 'svg.hashsalt': 'vit_course', 'image.interpolation': 'nearest', 'font.family': 'DejaVu Sans'}
@@ -230,7 +234,7 @@ def plot_curves(runs:list[Run], # in any order
     import matplotlib.pyplot as plt
     if not runs: return Table([], "Training curves")
     ranked = sorted(runs, key=lambda r: -r.result['valid_accuracy'])
-    named = sorted(ranked[:most], key=lambda r: r.result['finished'])
+    named = sorted(ranked[:most], key=lambda r: r.finished)
     with plt.rc_context(STYLE):
         fig, (loss, acc) = plt.subplots(1, 2, figsize=(WIDTH, 2.9), layout='constrained')
         for r in ranked[most:]:
@@ -247,7 +251,7 @@ def plot_curves(runs:list[Run], # in any order
     rest = f" The other {len(ranked) - most} runs are grey." if len(ranked) > most else ''
     return Figure(fig, f"Training. Left: loss on training batches (solid, filled marks) and on validation (dashed, open marks). Right: accuracy on validation.{rest}")
 
-# %% ../nbs/12_report.ipynb #0f10b1c5
+# %% ../nbs/12_report.ipynb #a6887ea0
 MOST_PICTURES = 8
 
 def best_run(runs:list[Run])->Run|None: # None: no run kept the weights of a Vision Transformer
@@ -275,15 +279,15 @@ def pictures_for(run:Run,              # whose model will see them
     "The pictures to look at, at most eight. DataError for one that cannot be read, ReportError for a folder without any."
     size = pair(vit_of(run).img_size)
     if images: return [(p.name, resized(open_image(p), size)) for p in list_pictures(images)[:MOST_PICTURES]]
-    if run.config['dataset'] == 'digits':
+    try: from skimage import data
+    except ImportError: data = None
+    if run.config['dataset'] == 'digits' or data is None:
         test = load_splits('digits', size=size).test
         first = [next(i for i, y in enumerate(test.labels.tolist()) if y == k) for k in (2, 5)]
         return [(f"a {test.labels[i]} of the test set", resized(test.images[i].permute(1, 2, 0).numpy(), size)) for i in first]
-    try: from skimage import data
-    except ImportError: raise ReportError("no pictures: give a folder with --images, or pip install scikit-image for two photographs") from None
     return [(name, resized(getattr(data, name)(), size)) for name in ('cat', 'astronaut')]
 
-# %% ../nbs/12_report.ipynb #828a414a
+# %% ../nbs/12_report.ipynb #7ea67d8d
 def as_input(picture): return ((picture.float() / 255 - 0.5) / 0.5).permute(2, 0, 1)[None]     # uint8 (h,w,3) -> (1,3,h,w), as in training
 
 def attention_figures(run:Run, images:str|Path=None)->list[Figure]:
@@ -318,7 +322,7 @@ def _procedure(name, picture, weights, grid, n_prefix):
             ax.set_title(title); ax.axis('off')
     return Figure(fig, f"How the map of {escape(name)} is made: from the attention of the class token in one layer to that of all layers.")
 
-# %% ../nbs/12_report.ipynb #b8a6bf10
+# %% ../nbs/12_report.ipynb #2b4cccf1
 QUESTIONS = {
     'Why patches?': "Why is it important to divide the image into patches?",
     'Why not pixels?': "Why shouldn't we use each pixel value as a token?",
@@ -332,7 +336,7 @@ QUESTIONS = {
 }
 PLACEHOLDER = "Write your answer here."
 
-# %% ../nbs/12_report.ipynb #4dd7b4b8
+# %% ../nbs/12_report.ipynb #59648dbb
 def read_notebook(path:str|Path): # a notebook of nbformat 4
     "Read a notebook. ReportError when it cannot be."
     import nbformat
@@ -365,7 +369,7 @@ def execute(nb,           # a notebook; stays as it is
     except DeadKernelError: raise ReportError("the process that ran the notebook died: is there enough memory?") from None
     return nb
 
-# %% ../nbs/12_report.ipynb #0ced1531
+# %% ../nbs/12_report.ipynb #7a056e42
 READER = ('ipynb-raw_html-raw_tex-raw_attribute-raw_markdown-citations-yaml_metadata_block-pandoc_title_block-header_attributes-fenced_code_attributes-bracketed_spans'
           '-native_divs-native_spans+implicit_figures+table_captions+footnotes+smart+tex_math_dollars')
 
@@ -419,7 +423,7 @@ def blocks_of(flat:str # a notebook of Markdown cells
     tree = json.loads(pandoc(flat, READER, 'json'))
     return [b for cell in tree['blocks'] for b in cell['c'][1]]
 
-# %% ../nbs/12_report.ipynb #3b19d2ae
+# %% ../nbs/12_report.ipynb #45c4d8c9
 def walk(x, f):
     "Rebuild a tree from the leaves up: `f` gives the elements that take an element's place."
     if isinstance(x, dict): return {k: walk(v, f) for k, v in x.items()}
@@ -487,7 +491,7 @@ def safe_picture(src:str, pictures:dict, folder:Path)->tuple[str,bytes]: # its n
     out = io.BytesIO(); image.save(out, 'png')
     return f"own-{hashlib.sha1(src.encode()).hexdigest()[:12]}.png", out.getvalue()
 
-# %% ../nbs/12_report.ipynb #85bd7de8
+# %% ../nbs/12_report.ipynb #da138096
 def sections(blocks:list[dict])->dict[str,tuple[int,int]]: # heading: where its text begins and ends
     "Where the answers are: the blocks below each heading that is a question."
     found = {}
@@ -534,7 +538,7 @@ def missing(blocks:list[dict],  # of the whole report
     out += [f"not answered: {q}" for q in QUESTIONS if q not in found or not answered(blocks[slice(*found[q])])]
     return out
 
-# %% ../nbs/12_report.ipynb #7114798c
+# %% ../nbs/12_report.ipynb #d9e9ca83
 TITLE = 'Vision Transformer'
 HERE = Path(__file__).resolve().parent if '__file__' in globals() else Path('../vit_course').resolve()    # template and page lie beside the module
 
@@ -562,7 +566,7 @@ def typeset(source:str,               # Typst
         try: return typst.compile(str(Path(d)/'report.typ'), root=d, sys_inputs=inputs, timestamp=int(date.timestamp()), **kw)
         except typst.TypstError as e: raise ReportError(f"Typst refuses the text: {' '.join(str(e).split())[:200]}") from None
 
-# %% ../nbs/12_report.ipynb #2c924027
+# %% ../nbs/12_report.ipynb #380b6a35
 @dataclass
 class Report:
     "A report that was made."
@@ -601,7 +605,7 @@ def build_report(lastname:str,           # the PDF is <out>/<lastname>_ViT.pdf
     found, wrong = find_runs(runs)
     trials = None
     if study:
-        try: trials = read_study(study)
+        try: trials = read_study(study); results_table(study)
         except (SweepError, OSError, ValueError, KeyError, TypeError) as e: raise ReportError(f"--study {study} cannot be read: {' '.join(str(e).split())[:160] or type(e).__name__}") from None
     for p in list_pictures(images)[:MOST_PICTURES] if images else []: open_image(p)
     if answers:
@@ -617,13 +621,13 @@ def build_report(lastname:str,           # the PDF is <out>/<lastname>_ViT.pdf
     blocks, pictures, problems = scrub(blocks_of(flat), embedded, own.parent)
     if answers: blocks, pictures, problems = put_answers(blocks, given, Path(answers).name), pictures | more, problems + trouble
     what = missing(blocks, found, trials) + wrong + problems
-    date = max((datetime.fromisoformat(r.result['finished']) for r in found), default=datetime.now(timezone.utc))
+    date = max((r.finished for r in found), default=datetime.now(timezone.utc))
     source = typst_source(blocks, what)
     path, pdf = out/f'{lastname}_ViT.pdf', typeset(source, pictures, lastname, date)
     write_atomic(path, lambda p: p.write_bytes(pdf))
     return Report(path, what, source, pictures, date)
 
-# %% ../nbs/12_report.ipynb #bc5dc0b2
+# %% ../nbs/12_report.ipynb #6db541e5
 def vit_report(argv:list|None=None # command line arguments; None: those of the process
               )->int:              # exit status: 0, 1 for an incomplete report with --strict, 2 for a mistake
     "Make the report of the homework from run folders and from what you have written."
@@ -650,5 +654,5 @@ def vit_report(argv:list|None=None # command line arguments; None: those of the 
     if new: print(f"write your answers into {out/'report.ipynb'}, and run the same command again")
     return int(bool(report.missing) and args.strict)
 
-# %% ../nbs/12_report.ipynb #375629bf
+# %% ../nbs/12_report.ipynb #975bcf76
 if __name__ == '__main__' and __spec__: sys.exit(vit_report())   # `python -m vit_course.report`, but not in a notebook
