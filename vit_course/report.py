@@ -11,7 +11,7 @@ __all__ = ['WIDTH', 'STYLE', 'LINES', 'MOST_PICTURES', 'QUESTIONS', 'PLACEHOLDER
            'scrub', 'safe_picture', 'sections', 'answered', 'put_answers', 'missing', 'typst_source', 'typeset',
            'Report', 'check_lastname', 'check_tools', 'build_report', 'vit_report']
 
-# %% ../nbs/12_report.ipynb #b9f17eb6
+# %% ../nbs/12_report.ipynb #a8739f42
 import base64, csv, hashlib, html, io, json, math, os, re, shlex, sys, tempfile
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
@@ -27,7 +27,7 @@ from .finetune import FREE, RECIPES, FinetuneConfig, write_atomic
 from .patches import pair
 from .vit import CONFIGS, ViTConfig, VisionTransformer, count_flops, count_parameters
 
-# %% ../nbs/12_report.ipynb #a9903cfa
+# %% ../nbs/12_report.ipynb #c71df2c6
 class ReportError(ValueError):
     "The report cannot be made. The message is one line and says what to do."
 
@@ -77,7 +77,7 @@ def find_runs(folder:str|Path # a run, or a folder with runs in it, at any depth
         except ReportError as e: wrong.append(str(e))
     return sorted(runs, key=lambda r: r.finished), wrong
 
-# %% ../nbs/12_report.ipynb #a152667f
+# %% ../nbs/12_report.ipynb #4043c621
 def escape(text): return re.sub(r'([\\`*_{}\[\]<>#|$~^@!])', r'\\\1', ' '.join(str(text).split()))   # a file's name is no Markdown
 
 class Code(str): "Text of a table that is typed into a computer."
@@ -105,7 +105,7 @@ def show_count(n:float # parameters, operations, ...
         if n >= size: return f"{n/size:.3g}{unit}"
     return f"{n:,}"
 
-# %% ../nbs/12_report.ipynb #4e597b04
+# %% ../nbs/12_report.ipynb #88bebee3
 def vit_of(run:Run)->ViTConfig|None: # None: the run did not train a whole Vision Transformer
     "The model of a run, from its settings and its number of parameters."
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in (dict(img_size=run.config['img_size']) | run.config['set']).items()}
@@ -132,7 +132,7 @@ def model_table(runs:list[Run])->Table:
         rows[str(row)] = row
     return Table(list(rows.values()), "The models. FLOPs are those of one image's forward pass, two for each multiply-add.")
 
-# %% ../nbs/12_report.ipynb #5b39b0da
+# %% ../nbs/12_report.ipynb #30909f10
 def command_of(run:Run)->str:
     "The `vit_train` command that makes this run (or the `vit_sweep` command that makes it, among its seeds), without settings that are the default."
     c = run.config
@@ -149,7 +149,7 @@ def command_of(run:Run)->str:
     if c['set']: words += ['--set', *(f'{k}={json.dumps(v) if isinstance(v, list) else v}' for k, v in c['set'].items())]
     return shlex.join(words)
 
-# %% ../nbs/12_report.ipynb #f7d62e67
+# %% ../nbs/12_report.ipynb #99206cc5
 def appendix(runs:list[Run])->list[Table]:
     "How each number was made: commands, device, time, versions and commit."
     made = Table([{'Run': r.name, 'Device': r.result.get('device', '–'), 'Seconds': f"{r.result['seconds']:,.0f}", 'Images/s': f"{r.result['images_per_second']:,.0f}",
@@ -160,7 +160,7 @@ def appendix(runs:list[Run])->list[Table]:
     rows = [{'Runs': 'all' if len(versions) == 1 else ', '.join(names)} | {k: v or '–' for k, v in json.loads(key).items()} for key, names in versions.items()]
     return [commands, made, Table(rows, "Versions.")]
 
-# %% ../nbs/12_report.ipynb #5406ea51
+# %% ../nbs/12_report.ipynb #2049a26f
 def as_trial(run:Run)->dict:
     "A run as chapter 8 takes it."
     settings = {k: v for k, v in run.settings.items() if k != 'set'} | run.config['set']
@@ -207,7 +207,7 @@ def show_study(source:str|Path # a study of chapter 8: its folder, or a JSON fil
     return [experiment_table(source, f"{what}{': ' + escape(asked) if asked else ''}"),
             Figure(fig, f"{what}. Left: validation accuracy, mean and range over seeds. Middle: each run (grey) and their means. Right: accuracy against time.")]
 
-# %% ../nbs/12_report.ipynb #592fa582
+# %% ../nbs/12_report.ipynb #e20dd33b
 WIDTH = 6.3                                                                           # inches of text on the page
 STYLE = {'font.size': 8, 'axes.titlesize': 8, 'axes.labelsize': 8, 'xtick.labelsize': 7.5, 'ytick.labelsize': 7.5, 'legend.fontsize': 7.5, 'axes.spines.top': False,
          'axes.spines.right': False, 'legend.frameon': False, 'svg.hashsalt': 'vit_course', 'image.interpolation': 'nearest', 'font.family': 'DejaVu Sans'}
@@ -251,7 +251,7 @@ def plot_curves(runs:list[Run], # in any order
     rest = f" The other {len(ranked) - most} runs are grey." if len(ranked) > most else ''
     return Figure(fig, f"Training. Left: loss on training batches (solid, filled marks) and on validation (dashed, open marks). Right: accuracy on validation.{rest}")
 
-# %% ../nbs/12_report.ipynb #a6887ea0
+# %% ../nbs/12_report.ipynb #faf07f3d
 MOST_PICTURES = 8
 
 def best_run(runs:list[Run])->Run|None: # None: no run kept the weights of a Vision Transformer
@@ -287,7 +287,7 @@ def pictures_for(run:Run,              # whose model will see them
         return [(f"a {test.labels[i]} of the test set", resized(test.images[i].permute(1, 2, 0).numpy(), size)) for i in first]
     return [(name, resized(getattr(data, name)(), size)) for name in ('cat', 'astronaut')]
 
-# %% ../nbs/12_report.ipynb #7ea67d8d
+# %% ../nbs/12_report.ipynb #58e626d9
 def as_input(picture): return ((picture.float() / 255 - 0.5) / 0.5).permute(2, 0, 1)[None]     # uint8 (h,w,3) -> (1,3,h,w), as in training
 
 def attention_figures(run:Run, images:str|Path=None)->list[Figure]:
@@ -322,7 +322,7 @@ def _procedure(name, picture, weights, grid, n_prefix):
             ax.set_title(title); ax.axis('off')
     return Figure(fig, f"How the map of {escape(name)} is made: from the attention of the class token in one layer to that of all layers.")
 
-# %% ../nbs/12_report.ipynb #2b4cccf1
+# %% ../nbs/12_report.ipynb #afe4c8be
 QUESTIONS = {
     'Why patches?': "Why is it important to divide the image into patches?",
     'Why not pixels?': "Why shouldn't we use each pixel value as a token?",
@@ -336,7 +336,7 @@ QUESTIONS = {
 }
 PLACEHOLDER = "Write your answer here."
 
-# %% ../nbs/12_report.ipynb #59648dbb
+# %% ../nbs/12_report.ipynb #2de69c23
 def read_notebook(path:str|Path): # a notebook of nbformat 4
     "Read a notebook. ReportError when it cannot be."
     import nbformat
@@ -369,7 +369,7 @@ def execute(nb,           # a notebook; stays as it is
     except DeadKernelError: raise ReportError("the process that ran the notebook died: is there enough memory?") from None
     return nb
 
-# %% ../nbs/12_report.ipynb #7a056e42
+# %% ../nbs/12_report.ipynb #d71e72cd
 READER = ('ipynb-raw_html-raw_tex-raw_attribute-raw_markdown-citations-yaml_metadata_block-pandoc_title_block-header_attributes-fenced_code_attributes-bracketed_spans'
           '-native_divs-native_spans+implicit_figures+table_captions+footnotes+smart+tex_math_dollars')
 
@@ -423,7 +423,7 @@ def blocks_of(flat:str # a notebook of Markdown cells
     tree = json.loads(pandoc(flat, READER, 'json'))
     return [b for cell in tree['blocks'] for b in cell['c'][1]]
 
-# %% ../nbs/12_report.ipynb #45c4d8c9
+# %% ../nbs/12_report.ipynb #643bcf87
 def walk(x, f):
     "Rebuild a tree from the leaves up: `f` gives the elements that take an element's place."
     if isinstance(x, dict): return {k: walk(v, f) for k, v in x.items()}
@@ -491,7 +491,7 @@ def safe_picture(src:str, pictures:dict, folder:Path)->tuple[str,bytes]: # its n
     out = io.BytesIO(); image.save(out, 'png')
     return f"own-{hashlib.sha1(src.encode()).hexdigest()[:12]}.png", out.getvalue()
 
-# %% ../nbs/12_report.ipynb #da138096
+# %% ../nbs/12_report.ipynb #0c6d7a42
 def sections(blocks:list[dict])->dict[str,tuple[int,int]]: # heading: where its text begins and ends
     "Where the answers are: the blocks below each heading that is a question."
     found = {}
@@ -538,7 +538,7 @@ def missing(blocks:list[dict],  # of the whole report
     out += [f"not answered: {q}" for q in QUESTIONS if q not in found or not answered(blocks[slice(*found[q])])]
     return out
 
-# %% ../nbs/12_report.ipynb #d9e9ca83
+# %% ../nbs/12_report.ipynb #b6d38320
 TITLE = 'Vision Transformer'
 HERE = Path(__file__).resolve().parent if '__file__' in globals() else Path('../vit_course').resolve()    # template and page lie beside the module
 
@@ -566,7 +566,7 @@ def typeset(source:str,               # Typst
         try: return typst.compile(str(Path(d)/'report.typ'), root=d, sys_inputs=inputs, timestamp=int(date.timestamp()), **kw)
         except typst.TypstError as e: raise ReportError(f"Typst refuses the text: {' '.join(str(e).split())[:200]}") from None
 
-# %% ../nbs/12_report.ipynb #380b6a35
+# %% ../nbs/12_report.ipynb #40eccb69
 @dataclass
 class Report:
     "A report that was made."
@@ -627,7 +627,7 @@ def build_report(lastname:str,           # the PDF is <out>/<lastname>_ViT.pdf
     write_atomic(path, lambda p: p.write_bytes(pdf))
     return Report(path, what, source, pictures, date)
 
-# %% ../nbs/12_report.ipynb #6db541e5
+# %% ../nbs/12_report.ipynb #9a639f2d
 def vit_report(argv:list|None=None # command line arguments; None: those of the process
               )->int:              # exit status: 0, 1 for an incomplete report with --strict, 2 for a mistake
     "Make the report of the homework from run folders and from what you have written."
@@ -654,5 +654,5 @@ def vit_report(argv:list|None=None # command line arguments; None: those of the 
     if new: print(f"write your answers into {out/'report.ipynb'}, and run the same command again")
     return int(bool(report.missing) and args.strict)
 
-# %% ../nbs/12_report.ipynb #975bcf76
+# %% ../nbs/12_report.ipynb #60688793
 if __name__ == '__main__' and __spec__: sys.exit(vit_report())   # `python -m vit_course.report`, but not in a notebook
