@@ -230,7 +230,7 @@ def test_a_run_that_is_no_vit(home):
 def test_many_runs_have_curves(home):
     finished, _ = find_runs(home/'output')
     many = [Run(r.path, r.config | dict(name=f'{r.name} {i}'), r.result, r.metrics) for r in finished for i in range(5)]
-    assert 'The other 9 runs are grey' in R.plot_curves(many).caption
+    assert '12 others, on validation only, are grey' in R.plot_curves(many).caption
     assert isinstance(R.plot_curves([]), Table) and 'nothing to show' in R.plot_curves([])._repr_markdown_()
 
 
