@@ -20,7 +20,7 @@ def pair(
         raise ValueError(f"{x!r} is not a size: give one positive integer, or a (height, width) of two")
     return int(hw[0]), int(hw[1])
 
-# %% ../nbs/01_patches.ipynb #2f157865
+# %% ../nbs/01_patches.ipynb #f76099fd
 def patchify(
     x:torch.Tensor, # images (B,C,H,W), any dtype
     patch_size:int|tuple[int,int] # P, or (P_h,P_w), in pixels; must divide (H,W)
@@ -38,7 +38,7 @@ def patchify(
     x = x.reshape(B, C, h, ph, w, pw).permute(0, 2, 4, 1, 3, 5) # (B,h,w,C,P_h,P_w)
     return x.reshape(B, h*w, C*ph*pw)
 
-# %% ../nbs/01_patches.ipynb #23ae82a0
+# %% ../nbs/01_patches.ipynb #af034729
 def unpatchify(
     tokens:torch.Tensor, # flattened patches (B,N,C*P_h*P_w), any dtype
     patch_size:int|tuple[int,int], # P, or (P_h,P_w), in pixels
@@ -56,7 +56,7 @@ def unpatchify(
     x = tokens.reshape(B, h, w, channels, ph, pw).permute(0, 3, 1, 4, 2, 5) # (B,C,h,P_h,w,P_w)
     return x.reshape(B, channels, h*ph, w*pw)
 
-# %% ../nbs/01_patches.ipynb #3fc83a97
+# %% ../nbs/01_patches.ipynb #4255c4ed
 class PatchEmbed(nn.Module):
     """`x_p E` of the paper's Eq. 1 (Section 3.1): a linear map of each flattened patch, done as a strided convolution.
 
