@@ -323,19 +323,43 @@ def test_bad_arguments_are_one_line(command, tmp_path, args, complaint):
 # --- round trips: lesson, edition, solved and empty, points ----------------------------------------------------------
 
 def small(tmp_path):
-    "A course of one lesson with two exercises and their tests, so that the other graders take seconds."
+    "A course of one lesson without torch, so that the other graders take seconds: a function, a class, and a question."
+    def heading(kind, name): return ('markdown', f'### {kind} 1.1 · {name}  (★☆☆ · 5 min)\n\nDo it.')
+    line = 'part=heads points=0.1 minutes=5 difficulty=1'
+    begin, end = ('raw', '# BEGIN SOLUTION'), ('raw', '# END SOLUTION')
+    cells = [('markdown', '# A lesson'), ('code', 'factor = 2\nunused = 3'), ('code', 'print(unused)'), heading('Exercise', 'double'), begin,
+             ('code', f'#| exports\n#| exercise id=double {line}\ndef double(x):\n    "Twice."\n    return factor*x # the secret'), end,
+             ('code', 'assert double(2) == 4'), heading('Exercise', 'Counter'),
+             ('code', f'#| exercise id=counter {line}\nclass Counter:\n    # BEGIN SOLUTION\n    def __init__(self): self.n = 0\n'
+                      '    def up(self): self.n += 1; return self.n # the secret\n    # END SOLUTION'), heading('Question', 'Why?'), begin,
+             ('markdown', '<!-- exercise id=why part=own points=0.1 minutes=5 difficulty=1 -->\nBecause of the secret.'), end]
+    nb = dict(nbformat=4, nbformat_minor=5, metadata={}, cells=[
+        dict(cell_type=kind, id=f'c{i}', metadata={}, source=source) | (dict(outputs=[], execution_count=None) if kind == 'code' else {})
+        for i, (kind, source) in enumerate(cells)])
     (tmp_path/'nbs').mkdir(); (tmp_path/'tests').mkdir()
-    nb = json.loads((LESSONS/'01_patches.ipynb').read_text(encoding='utf-8'))
-    exercises = {e.id: e for e in COURSE.exercises['01_patches']}
-    keep = needed(COURSE.lessons['01_patches'], [i for e in exercises.values() if e.id != 'x' for i in (*e.statement, *e.answer)])
-    markers = [i for i, (kind, _) in enumerate(COURSE.lessons['01_patches']) if kind == 'raw']
-    nb['cells'] = [c for i, c in enumerate(nb['cells']) if i in keep or i in markers]
-    (tmp_path/'nbs'/'01_patches.ipynb').write_text(json.dumps(nb), encoding='utf-8')
-    shutil.copy(HIDDEN/'01_patches.py', tmp_path/'tests')
+    (tmp_path/'nbs'/'lesson.ipynb').write_text(json.dumps(nb), encoding='utf-8')
+    (tmp_path/'tests'/'lesson.py').write_text("""import random
+def same(a, b): assert a == b, 'not hidden_reference'
+
+def double__number(student):
+    'Any "number": twice it.'
+    x = random.random()
+    same(student.double(x), x + x)
+
+def double__text(student):
+    "A text twice."
+    same(student.double('ab'), 'abab')
+
+def counter__counts(student):
+    "One, two, three."
+    c = student.Counter()
+    same([c.up() for _ in range(3)], [1, 2, 3])
+""", encoding='utf-8')
     return tmp_path/'nbs', tmp_path/'tests'
 
 def clean(text):
-    for word in ('permute(0, 2, 4, 1, 3, 5)', 'BEGIN SOLUTION', 'HIDDEN TESTS', 'def cut(', 'hidden_test('): assert word not in text, word
+    for word in ('permute(0, 2, 4, 1, 3, 5)', 'the secret', 'BEGIN SOLUTION', 'HIDDEN TESTS', 'hidden_reference', 'def cut(', 'hidden_test('):
+        assert word not in text, word
 
 
 def test_plain_round_trip(tmp_path):
@@ -362,11 +386,12 @@ def test_otter_round_trip(tmp_path):
     clean(student.read_text(encoding='utf-8'))
     solved, = (tmp_path/'out'/'autograder').rglob('*.ipynb')
     grader, = (tmp_path/'out'/'autograder').rglob('*.zip')
-    for notebook, want in ((solved, dict(patchify=.5, unpatchify=.25, patch_embed=.25)), (student, dict(patchify=0, unpatchify=0, patch_embed=0))):
-        p = subprocess.run([sys.executable, '-m', 'otter', 'run', '-a', grader, '-o', tmp_path, '--no-logo', notebook], cwd=tmp_path, capture_output=True, text=True)
+    for notebook, want in ((solved, dict(double=.1, counter=.1)), (student, dict(double=0, counter=0))):
+        p = subprocess.run([sys.executable, '-m', 'otter', 'run', '-a', grader, '-o', tmp_path, '--no-logo', notebook], cwd=tmp_path,
+                           capture_output=True, text=True)
         assert p.returncode == 0, p.stderr
-        got = {t['name'].split()[0]: t['score'] for t in json.loads((tmp_path/'results.json').read_text())['tests'] if t['name'].split()[0] in want}
-        assert got == pytest.approx(want), got
+        scores = {t['name'].split()[0]: t.get('score') for t in json.loads((tmp_path/'results.json').read_text())['tests']}
+        assert {k: scores[k] for k in want} == pytest.approx(want), scores
 
 
 def test_nbgrader_round_trip(tmp_path):
@@ -374,14 +399,14 @@ def test_nbgrader_round_trip(tmp_path):
     lessons, tests = small(tmp_path)
     course = tmp_path/'out'
     build_assignment(lessons, course, 'nbgrader', tests)
-    release = course/'release'/'01_patches'/'01_patches.ipynb'
+    release = course/'release'/'lesson'/'lesson.ipynb'
     clean(release.read_text(encoding='utf-8'))
-    for who, notebook in (('solved', course/'source'/'01_patches'/'01_patches.ipynb'), ('empty', release)):
-        (course/'submitted'/who/'01_patches').mkdir(parents=True)
-        shutil.copy(notebook, course/'submitted'/who/'01_patches')
-    for args in (('autograde', '01_patches'), ('export',)):
+    for who, notebook in (('solved', course/'source'/'lesson'/'lesson.ipynb'), ('empty', release)):
+        (course/'submitted'/who/'lesson').mkdir(parents=True)
+        shutil.copy(notebook, course/'submitted'/who/'lesson')
+    for args in (('autograde', 'lesson'), ('export',)):
         p = subprocess.run([sys.executable, '-m', 'nbgrader', *args], cwd=course, capture_output=True, text=True)
         assert p.returncode == 0, p.stderr
     rows = {r['student_id']: r for r in csv.DictReader(open(course/'grades.csv'))}
-    assert float(rows['solved']['score']) == pytest.approx(1.) and float(rows['empty']['score']) == 0
-    assert float(rows['solved']['max_score']) == pytest.approx(1.25)
+    assert float(rows['solved']['score']) == pytest.approx(.2) and float(rows['empty']['score']) == 0
+    assert float(rows['solved']['max_score']) == pytest.approx(.3)

@@ -64,13 +64,13 @@ def directive(source, where='', kind='code'): # of a cell; what to call it in an
         raise AssignmentError(f"{where}: {m[0]!r} has an id that is no name, an unknown part, no points or no difficulty")
     return e
 
-# %% ../nbs/13_assignments.ipynb #8fddd03c
+# %% ../nbs/13_assignments.ipynb #23df62bb
 def read_cells(path): # of a notebook
     "Its cells as a list of (type, source). AssignmentError when it is no notebook."
     try: return [(c['cell_type'], ''.join(c['source'])) for c in json.loads(Path(path).read_text(encoding='utf-8'))['cells']]
     except (OSError, ValueError, KeyError, TypeError): raise AssignmentError(f"{path} is not a notebook") from None
 
-HEADING = re.compile(r'^### (?:Exercise|Question) \S+ · (.+?)\s+\((★+)☆* · (\d+) min\)', re.M)
+HEADING = re.compile(r'^#{2,4} (?:Exercise|Question) \S+ · (.+?)\s+\((★+)☆* · (\d+) min\)', re.M)
 
 def is_heading(cell): return cell[0] == 'markdown' and bool(re.search(r'^#{1,6} ', cell[1], re.M))
 def is_marker(cell, which): return cell[0] == 'raw' and cell[1].strip() == f'# {which} SOLUTION'
@@ -524,7 +524,7 @@ def host():
                 os.kill(child, signal.SIGKILL); os.waitpid(child, 0); break # and with it everything in that world
         os._exit(0)
 
-# %% ../nbs/13_assignments.ipynb #7091c3aa
+# %% ../nbs/13_assignments.ipynb #4711ff9b
 PROGRAM = 'import json, os, random, sys, time\nfrom pathlib import Path\n' # what `host` and `serve` need
 PROGRAM += '\n'.join(inspect.getsource(o) for o in (pack, unpack, send, receive, limit_process, enter_jail,
                                                     memory, serve, host))
@@ -572,7 +572,7 @@ class Student:
             here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             home = tempfile.TemporaryDirectory(prefix='vit_assign_')
             Student._host = subprocess.Popen([sys.executable, '-I', '-W', 'ignore', '-c', f"{PROGRAM}\nhost()"], stdin=there,
-                                             cwd='/', env=clean_environment(home.name)), here, home
+                                             cwd='/', env=clean_environment(home.name), start_new_session=True), here, home
             there.close()
         show = sorted({*filter(os.path.exists, SYSTEM), os.path.realpath(sys.prefix), os.path.realpath(sys.base_prefix)})
         show = [o for o in show if not any(o.startswith(p + '/') for p in show)]
