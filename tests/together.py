@@ -1,6 +1,6 @@
 """What each process of test_distributed.py runs, and the test itself as a single one: `together.py FOLDER` trains the `RUNS` in float64, and one
 step of a sharded model when there are several processes."""
-import json, os, sys
+import json, sys
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ RUNS = {'sgd': dict(optimizer='sgd', learning_rate=0.1, train_batch_size=8),
         'unequal': dict(optimizer='sgd', learning_rate=0.1, train_batch_size=7),                                    # slices of 4 and 3
         'parts': dict(optimizer='sgd', learning_rate=0.1, train_batch_size=7, gradient_accumulation_steps=3),       # 2, 1, 1 and 1, 1, 1
         'adamw': dict(optimizer='adamw', learning_rate=1e-2, train_batch_size=7, gradient_accumulation_steps=2)}
+DROPOUT = dict(model_type='testing', device='cpu', num_steps=80, eval_every=20, set=dict(drop=0.1))
 
 
 def double(cfg):
@@ -43,11 +44,15 @@ def sharded_loss(shard):
     return losses
 
 
-if __name__ == '__main__':
-    folder = Path(sys.argv[1])
-    if 'RANK' in os.environ: dist.init_process_group('gloo')
+def main(folder):
     for name, kw in RUNS.items():
         finetune(FinetuneConfig(name, model_type='testing', device='cpu', num_steps=6, eval_every=4, eval_batch_size=20, warmup_steps=0, output_dir=folder, **kw), learner=double, progress=False)
     losses = sharded_loss(dist.is_initialized())
     if current().rank == 0: (folder/'losses.json').write_text(json.dumps(losses))
-    if dist.is_initialized(): dist.destroy_process_group()
+
+
+if __name__ == '__main__':
+    dist.init_process_group('gloo')
+    main(Path(sys.argv[1]))
+    finetune(FinetuneConfig('whole', output_dir=sys.argv[1], **DROPOUT), progress=False)
+    dist.destroy_process_group()
