@@ -16,7 +16,8 @@ def write_result(path, **values):
     "Write `values` as JSON, with command, commit, device, date and versions."
     import torch
     commit = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    command = ' '.join(['python', str(Path(sys.argv[0]).resolve().relative_to(ROOT)), *sys.argv[1:]])
+    made_by = [a if not Path(a).is_absolute() else "DIR" for a in sys.argv[1:]]     # no paths of this machine
+    command = ' '.join(["python", str(Path(sys.argv[0]).resolve().relative_to(ROOT)), *made_by])
     made = dict(command=command, commit=commit, device=device(), date=date.today().isoformat(), versions=dict(python=platform.python_version(), torch=torch.__version__))
     Path(path).write_text(json.dumps(made | values, indent=1) + '\n', encoding='utf-8')
 

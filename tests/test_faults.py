@@ -101,8 +101,11 @@ def test_6_last_step_is_evaluated_and_saved(tmp_path):
 
 
 def test_7_processes_do_not_train_alone(monkeypatch):
-    monkeypatch.setenv('WORLD_SIZE', '2')
-    with pytest.raises(ConfigError, match='several processes'): complete(FinetuneConfig('t'))
+    "What two processes do together is in test_distributed.py; here, that none of them takes itself for the only one."
+    for k, v in dict(WORLD_SIZE='2', RANK='1', LOCAL_RANK='1', LOCAL_WORLD_SIZE='2').items(): monkeypatch.setenv(k, v)
+    assert ft.launched() == ft.Team(1, 2, 1, 2)
+    monkeypatch.delenv('RANK')
+    with pytest.raises(ConfigError, match='do not fit together'): complete(FinetuneConfig('t'))
 
 
 def test_8_first_step_counts_and_skipped_ones_do_not():

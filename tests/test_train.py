@@ -29,7 +29,10 @@ def test_run_folder(command, tmp_path):
     assert {p.name for p in run.iterdir() if not p.name.startswith('events')} == {'config.json', 'metrics.csv', 'best.safetensors', 'last', 'result.json'}
     assert len(list(run.glob('events.out.tfevents*'))) == 1
     result = json.loads((run/'result.json').read_text())
-    assert set(result) == {'test_accuracy', 'valid_accuracy', 'test_loss', 'seconds', 'images_per_second', 'steps', 'images', 'parameters', 'device', 'versions', 'commit', 'finished'}
+    assert set(result) == {'test_accuracy', 'valid_accuracy', 'test_loss', 'seconds', 'images_per_second', 'steps', 'images', 'parameters', 'device', 'versions', 'commit', 'finished',
+                           'processes', 'compiled', 'ms_per_step', 'input_share', 'mfu', 'matmul_flops', 'peak_memory'}
+    assert 0 < result['mfu'] < 1 and 0 < result['input_share'] < 1 and result['ms_per_step'] * result['images_per_second'] == pytest.approx(64e3)
+    assert result['peak_memory'] is None or result['peak_memory'] > 1e8
     assert (result['steps'], result['images']) == (30, 30*64) and 0 <= result['test_accuracy'] <= 1
     with open(run/'metrics.csv') as f: assert [int(r['step']) for r in csv.DictReader(f)] == [20, 30]
     assert f"test accuracy {100*result['test_accuracy']:.2f} %" in out

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'SUFFIXES', 'VALID_AT_MOST', 'MIRRORS', 'DATASETS', 'DataError', 'split_indices', 'ImageSet',
-           'load_digits', 'resize_matrix', 'crop_resize', 'random_boxes', 'Batches', 'TrainBatches', 'seeded',
-           'open_image', 'read_images', 'Splits', 'list_images', 'load_folder', 'load_cifar', 'Dataset', 'load_splits',
-           'get_dls']
+           'load_digits', 'resize_matrix', 'crop_resize', 'random_boxes', 'keep_on_device', 'send', 'Batches',
+           'TrainBatches', 'seeded', 'open_image', 'read_images', 'Splits', 'list_images', 'load_folder', 'load_cifar',
+           'Dataset', 'load_splits', 'get_dls']
 
 # %% ../nbs/06_data.ipynb #3fdc6f1d
 import math, os, socket, urllib.error, warnings
@@ -111,9 +111,30 @@ def random_boxes(aspect:Tensor,             # float32 (B,): width / height of ea
     top, left = (place[:, 0] * (H - h + 1)).long(), (place[:, 1] * (W - w + 1)).long()
     return torch.stack([top, left, h, w], 1)
 
-# %% ../nbs/06_data.ipynb #6278e6c7
+# %% ../nbs/06_data.ipynb #9c165b0a
+def keep_on_device(nbytes:int,   # of the images
+                   device,       # that trains
+                   free:int=None # bytes that are free there; asked when None
+                  )->tuple[bool,str]: # shall they live there, and why
+    "Images live on the device when they take at most a quarter of its free memory: the rest is for the model."
+    device = torch.device(device)
+    if device.type != 'cuda': return True, "the images are in main memory, like the model"
+    if free is None: free = torch.cuda.mem_get_info(device)[0]
+    fits, words = nbytes <= free / 4, f"{nbytes/2**30:.2f} GiB of images, {free/2**30:.1f} GiB free on {device}"
+    return fits, words + (": they live there" if fits else ": more than a quarter, so they stream from main memory")
+
+# %% ../nbs/06_data.ipynb #01f453ff
+def send(x:Tensor,            # on any device
+         device:torch.device  # where it shall go
+        )->Tensor:            # there, perhaps still on its way
+    "A tensor to the device; to a GPU without waiting, by way of pinned memory."
+    if device.type == 'cuda' and x.device.type == 'cpu': return x.pin_memory(device).to(device, non_blocking=True)
+    return x.to(device)
+
+# %% ../nbs/06_data.ipynb #2f10a54e
 class Batches:
-    "All of an `ImageSet` in order, as fastai wants it: iterating gives (x float32 (B,3,h,w), y int64 (B,)) on the device of the images."
+    "All of an `ImageSet` in order, as fastai wants it: iterating gives (x float32 (B,3,h,w), y int64 (B,)) on `device`."
+    share = (0, 1)   # which part of how many is ours, when several processes train together (chapter 7)
     def __init__(self, dataset:ImageSet,     # what to read
                  bs:int,                     # images a batch
                  size:int|tuple[int,int],    # pixels that the model sees, a side or (height, width)
@@ -122,20 +143,31 @@ class Batches:
                  std:float|list=0.5):        # and divided by
         self.dataset, self.bs, self.size, self.classes = dataset, bs, pair(size), classes
         self.mean, self.std = (torch.tensor(v).float().reshape(1, -1, 1, 1) for v in (mean, std))
-    def __len__(self): return math.ceil(len(self.dataset) / self.bs)
+        self.device, self.why = dataset.images.device, ''
+        self.scaling = self.mean.to(self.device), self.std.to(self.device)
+    def starts(self):
+        "First image of each of our batches: whole batches in turn."
+        k, n = self.share
+        return range(k * self.bs, len(self.dataset), n * self.bs)
+    def __len__(self): return len(self.starts())
     def __iter__(self):
-        for i in range(0, len(self.dataset), self.bs): yield self.prepare(torch.arange(i, min(i + self.bs, len(self.dataset))))
+        for i in self.starts(): yield self.prepare(torch.arange(i, min(i + self.bs, len(self.dataset))))
     def prepare(self, idx, boxes=None, flip=None):
         "Images `idx`, cropped, resized, mirrored and scaled."
         data, (H, W) = self.dataset, self.dataset.images.shape[-2:]
-        x = data.images[idx.to(data.images.device)]
+        here = send(idx, data.images.device)
+        x, y = (send(t[here], self.device) for t in (data.images, data.labels))
+        boxes, flip = (None if t is None else send(t, self.device) for t in (boxes, flip))
         if boxes is not None or (H, W) != self.size:
-            if boxes is None: boxes = torch.tensor([0, 0, H, W]).expand(len(idx), 4)
+            if boxes is None: boxes = send(torch.tensor([0, 0, H, W]).repeat(len(idx), 1), self.device)
             x = crop_resize(x, boxes, self.size, flip)
-        mean, std = self.mean.to(x.device), self.std.to(x.device)
-        return (x.float() / 255 - mean) / std, data.labels[idx.to(data.labels.device)]
+        mean, std = self.scaling
+        return (x.float() / 255 - mean) / std, y
     def to(self, device):
-        self.dataset = self.dataset.to(device)
+        "Make batches there; the images move there, too, if they may (`why` says)."
+        self.device = torch.empty(0, device=device).device     # cuda means cuda:0, or another
+        stay, self.why = keep_on_device(self.dataset.images.nbytes, self.device)
+        self.dataset, self.scaling = self.dataset.to(self.device if stay else 'cpu'), (self.mean.to(self.device), self.std.to(self.device))
         return self
     def one_batch(self): return next(iter(self))
     def to_image(self, x):
@@ -151,7 +183,7 @@ class Batches:
         for ax in axes.flat: ax.axis('off')
         for image, label, ax in zip(x, y.tolist(), axes.flat): ax.imshow(image.numpy()); ax.set_title(self.classes[label], fontsize=9)
 
-# %% ../nbs/06_data.ipynb #2f32e42c
+# %% ../nbs/06_data.ipynb #51cf6b88
 class TrainBatches(Batches):
     """An endless, seeded stream of shuffled and augmented batches, `step` after `step`. One pass of a `for` loop goes to the next
     multiple of `every` steps (or to `total`), so that fastai evaluates there. With `parts`, a batch comes as that many smaller ones."""
@@ -184,12 +216,13 @@ class TrainBatches(Batches):
             i += len(out[-1])
         return torch.cat(out)
     def batch(self, step):
-        "The whole batch of a step."
+        "The batch of a step, or our share of it."
         idx, g = self.indices(step), seeded(self.seed, 1, step)
         boxes = random_boxes(self.dataset.aspect[idx], self.dataset.images.shape[-2:], self.min_area, generator=g) if self.min_area < 1 else None
         flip = torch.rand(len(idx), generator=g) < 0.5 if self.flip else None
         if boxes is None and flip is not None: boxes = torch.tensor([0, 0, *self.dataset.images.shape[-2:]]).expand(len(idx), 4)
-        return self.prepare(idx, boxes, flip)
+        k, n = self.share
+        return self.prepare(*(None if t is None else t.tensor_split(n)[k] for t in (idx, boxes, flip)))
     def __iter__(self):
         stop = self.stop
         while self.step < stop:
