@@ -75,7 +75,7 @@ PARTS = {'forward': (forward, 4), 'train': (train, 2), 'memory': (memory, 4), 'i
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument('--part', choices=PARTS, nargs='+', default=list(PARTS)); p.add_argument('--out', default=ROOT/'report'/'results'/'vit_cpu.json')
-    p.add_argument('--model', default='ViT-B_16'); p.add_argument('--repeat', type=int, default=7)
+    p.add_argument('--model', default='ViT-B_16'); p.add_argument('--repeat', type=int, default=4)
     args = p.parse_args()
     parts = json.loads(Path(args.out).read_text())['parts'] if Path(args.out).exists() else {}
     for name in args.part:

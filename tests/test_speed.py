@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import vit_course.finetune as ft
 from fastai.callback.core import Callback
 from vit_course.data import ImageSet, TrainBatches, keep_on_device
-from vit_course.finetune import FinetuneConfig, OutOfMemory, RunResult, complete, finetune, get_learner, vit_train
+from vit_course.finetune import FinetuneConfig, OutOfMemory, RunResult, finetune, get_learner, vit_train
 
 SMALL = dict(model_type='testing', device='cpu', num_steps=20, eval_every=10)
 
@@ -139,3 +139,14 @@ def test_shortcut_mistakes(tmp_path, monkeypatch, capsys, args, words):
 def test_shortcuts_together(tmp_path, kw):
     r = finetune(FinetuneConfig('x', output_dir=tmp_path, fast=('patches', 'depth', 'size'), model_type='ViT-digits', set=dict(drop_path=0.2), num_steps=12, eval_every=6, device='cpu', **kw), False)
     assert r.mfu is None and r.test_loss < 2.5
+
+
+def test_a_slow_disk_is_written_to_less_often(tmp_path, monkeypatch):
+    import time
+    save, at = torch.save, []
+    def slow(state, path): at.append(state['step']); time.sleep(0.6); save(state, path)
+    monkeypatch.setattr(ft.torch, 'save', slow)
+    quick = finetune(FinetuneConfig('x', output_dir=tmp_path, **(SMALL | dict(num_steps=60))), False)
+    assert at == [10, 60] and (tmp_path/'x'/'best.safetensors').exists()
+    monkeypatch.setattr(ft.torch, 'save', save)
+    assert finetune(FinetuneConfig('y', output_dir=tmp_path, **(SMALL | dict(num_steps=60))), False).test_loss == quick.test_loss
