@@ -105,6 +105,8 @@ def test_out_of_memory_keeps_the_last_state(tmp_path):
     cfg = FinetuneConfig('x', output_dir=tmp_path, eval_batch_size=16, **SMALL)
     with pytest.raises(OutOfMemory, match='steps 8 fits, 8 images at a time; go on with --resume') as e: finetune(cfg, False, lambda c: limited(get_learner, c, 15, from_step=11))
     assert isinstance(e.value, torch.OutOfMemoryError)
+    level = torch.autocast_increment_nesting(); torch.autocast_decrement_nesting()
+    assert level == 1, 'autocast is left, or it keeps stale weights in the next run'
     assert torch.load(tmp_path/'x'/'last'/'state.pt', weights_only=True)['step'] == 10
     assert finetune(replace(cfg, resume=True, gradient_accumulation_steps=8), False).steps == 20
 

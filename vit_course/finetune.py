@@ -764,7 +764,7 @@ def finetune(cfg:FinetuneConfig, # the run
         _train(learn, run, cfg)
         return _finish(learn, run, cfg)
 
-# %% ../nbs/07_finetune.ipynb #55ea4c00
+# %% ../nbs/07_finetune.ipynb #a50b3ec6
 def _start_anew(run, cfg):
     (run.path/'metrics.csv').unlink(missing_ok=True)           # of a run that was killed before it saved anything
     write_json(run.path/'config.json', asdict(cfg))
@@ -776,6 +776,7 @@ def _train(learn, run, cfg):
         try:
             if run.step < cfg.num_steps: learn.fit(passes)
         except torch.OutOfMemoryError: full = True             # what the error holds on to is free only when we have left it
+        finally: learn.precision.leave()                       # or autocast would go on using weights that it has converted, in the next run
         if full: raise OutOfMemory(f"{memory_advice(learn, cfg)}; {'go on with --resume' if (run.path/'last').exists() else f'nothing is saved yet: remove {run.path}'}")
         if run.problem: raise Diverged(run.problem)
         if run.stop and run.step < cfg.num_steps:
