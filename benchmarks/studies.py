@@ -6,8 +6,8 @@ from pathlib import Path
 from common import ROOT, write_result
 from vit_course.experiments import collect, robustness, vit_sweep
 
-CHANGES = dict(tiny=dict(shuffle=[4, 2], shift=[1, 2], hide=[0.25, 0.5]), laptop=dict(shuffle=[16, 8, 4], shift=[2, 4, 8], hide=[0.25, 0.5, 0.75]))
-CHANGES['gpu'] = CHANGES['laptop']
+CHANGES = dict(tiny=dict(shuffle=[4, 2], shift=[1, 2], hide=[0.25, 0.5]), laptop=dict(shuffle=[8, 4], shift=[2, 4], hide=[0.25, 0.5]),
+               gpu=dict(shuffle=[16, 8, 4], shift=[2, 4, 8], hide=[0.25, 0.5, 0.75]))
 
 
 def parts_of_digits(folder):
@@ -36,7 +36,7 @@ for name in args.names:
     status = vit_sweep([name, '--size', args.size, '--output_dir', args.output_dir, *given])
     if status: sys.exit(status)
     folder = Path(args.output_dir)/f'{name}_{args.size}'
-    extra = dict(robustness=robustness(folder, CHANGES[args.size])) if name == 'cnn' else {}
+    extra = dict(robustness=robustness(folder, CHANGES[args.size], train_share=1., shuffle_patches=None)) if name == 'cnn' else {}
     paths = [i + 1 for i, a in enumerate(more) if a in ('--data_dir', '--pretrained_dir', '--storage')]
     said = ['DIR' if i in paths else a for i, a in enumerate(more)]           # no paths of this machine in a result
     sys.argv[1:] = [name, '--size', args.size, *said]

@@ -1,0 +1,186 @@
+"`vit_sweep` as a person uses it: mistakes, killing and going on, several processes on one study."
+import csv, io, json, os, subprocess, sys, time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+pytest.importorskip('optuna')
+QUICK = ['--model_type', 'testing', '--img_size', '8', '--set', 'patch_size=2', '--device', 'cpu', '--min_area', '0.8', '--learning_rate', '5e-3']
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch, capsys):
+    "vit_sweep in this process: (status, stdout, stderr)."
+    monkeypatch.chdir(tmp_path)
+    from vit_course.experiments import vit_sweep
+    def run(*args):
+        try: status = vit_sweep([str(a) for a in args])
+        except SystemExit as e: status = e.code
+        return status, *capsys.readouterr()
+    return run
+
+
+def board(folder, storage=None):
+    "What a study's storage says of itself: [(run, state, value)]."
+    from vit_course.experiments import Board, open_storage
+    trials = Board(folder.name, open_storage(storage or f"sqlite:///{folder/'study.db'}")).trials()
+    return [(t.user_attrs.get('run'), t.state.name, t.value) for t in trials]
+
+
+def complete(folder, storage=None): return Counter(run for run, state, _ in board(folder, storage) if state == 'COMPLETE')
+
+
+MISTAKES = [
+    (['mine'], 'give --grid'),
+    (['mine', '--grid'], '--grid'),
+    (['mine', '--grid', 'depth='], 'no values'),
+    (['mine', '--grid', 'depth'], 'SETTING=VALUE'),
+    (['mine', '--grid', 'depht=2'], "unknown setting 'depht'"),
+    (['mine', '--grid', 'seed=1,2'], '--seeds'),
+    (['mine', '--grid', 'depth=two'], 'a whole number'),
+    (['mine', '--grid', 'learning_rate=0.1,fast'], 'a number'),
+    (['mine', '--grid', 'bf16=maybe'], 'true or false'),
+    (['mine', '--grid', 'depth=2,2'], 'twice'),
+    (['mine', '--grid', 'depth=1', 'depth=2'], 'twice'),
+    (['mine', '--grid', 'heads=2,3'], 'heads=3: dim 32 is not divisible by 3 heads'),
+    (['mine', '--grid', 'learning_rate=0'], 'must be positive'),
+    (['mine', '--grid', 'learning_rate=nan'], 'must be positive'),
+    (['mine', '--grid', 'dataset=digits,mnist'], 'unknown --dataset'),
+    (['mine', '--grid', 'train_share=0,1'], 'train_share must be above 0'),
+    (['mine', '--grid', 'arch=resnet,vgg'], 'arch must be resnet'),
+    (['mine', '--grid', 'depth=1..4'], '--search random or tpe'),
+    (['mine', '--grid', 'depth=4..1', '--search', 'tpe'], 'to a larger one'),
+    (['mine', '--grid', 'depth=1', '--seeds', '0'], '--seeds must be at least 1'),
+    (['mine', '--grid', 'depth=1', '--jobs', '0'], '--jobs must be at least 1'),
+    (['mine', '--grid', 'depth=1', '--num_step', '3'], 'unrecognized'),
+    (['../mine', '--grid', 'depth=1'], 'no name for a study'),
+    (['mine', '--grid', 'depth=1', '--storage', 'nonsense'], 'neither journal:PATH nor a URL'),
+    (['mine', '--grid', 'depth=1', '--storage', 'journal:no/such/folder'], 'No such file'),
+    (['patch_size'], 'tiny, laptop or gpu'),
+    (['transfer', '--size', 'tiny'], '--pretrained_dir FILE'),
+    ([], 'STUDY'),
+]
+
+
+@pytest.mark.parametrize('args, words', MISTAKES, ids=lambda v: ' '.join(v) if isinstance(v, list) else '')
+def test_mistake_is_one_line(sweep, tmp_path, args, words):
+    status, out, err = sweep(*args, *QUICK)
+    assert status == 2 and words in err and err.startswith('vit_sweep: ') and err.count('\n') == 1, err
+    assert not list(tmp_path.rglob('*.json'))                  # nothing half-written
+
+
+def test_optuna_is_missing(sweep, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'optuna', None)
+    status, out, err = sweep('mine', '--grid', 'depth=1', *QUICK)
+    assert status == 2 and "pip install 'vit_course[sweep]'" in err and err.count('\n') == 1
+
+
+def test_data_that_are_not_there(sweep):
+    status, out, err = sweep('mine', '--grid', 'depth=1', *QUICK, '--dataset', 'folder', '--data_dir', 'nowhere')
+    assert status == 2 and 'nowhere is not a folder' in err and err.count('\n') == 1
+
+
+def test_study_and_its_table(sweep, tmp_path):
+    args = ['mine', '--grid', 'depth=1,2', 'mixup=none,0.2', '--seeds', 2, *QUICK, '--num_steps', 12, '--eval_every', 6]
+    status, out, err = sweep(*args)
+    assert status == 0, err
+    folder = tmp_path/'output'/'mine'
+    assert set(complete(folder).values()) == {1} and len(complete(folder)) == 8
+    for run in complete(folder):                               # an ordinary run folder
+        assert {'config.json', 'metrics.csv', 'best.safetensors', 'last', 'result.json'} <= {p.name for p in (folder/run).iterdir()}
+    assert '[8/8]' in out and 'left' in out and '| 1 | none | 2 |' in out.replace('| none | 1 | 2 |', '| 1 | none | 2 |')
+    before = {p: p.stat().st_mtime_ns for p in folder.glob('*/result.json')}
+    status, out, err = sweep(*args, '--format', 'csv')
+    assert status == 0 and '[' not in out and before == {p: p.stat().st_mtime_ns for p in folder.glob('*/result.json')}
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert len(rows) == 4 and {r['verdict'] for r in rows} <= {'baseline', 'better', 'worse', 'within seed noise'}
+    status, out, err = sweep(*args[:-1], 5)
+    assert status == 2 and 'eval_every was 6, is 5' in err and err.count('\n') == 1
+
+
+def test_a_loss_that_is_not_a_number_is_an_answer(sweep, tmp_path):
+    args = ['mine', '--grid', 'learning_rate=0.001,1e30', '--seeds', 1, *QUICK[:-2], '--max_grad_norm', 0, '--optimizer', 'sgd', '--num_steps', 20, '--eval_every', 10]
+    status, out, err = sweep(*args)
+    assert status == 0 and 'no longer a number' in out, err
+    assert sorted(state for _, state, _ in board(tmp_path/'output'/'mine')) == ['COMPLETE', 'FAIL']
+    assert '[' not in sweep(*args)[1]                          # and is not tried again
+
+
+def start(tmp_path, *args):
+    env = os.environ | {'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
+    return subprocess.Popen([sys.executable, '-m', 'vit_course.experiments', *map(str, args), *QUICK], cwd=tmp_path, env=env,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition, process, seconds=120):
+    end = time.time() + seconds
+    while time.time() < end and process.poll() is None:
+        if condition(): return
+        time.sleep(0.02)
+    raise AssertionError(f'it did not come to that: {process.poll()}')
+
+
+def test_killed_and_started_again(tmp_path):
+    args = ['mine', '--grid', 'depth=1,2', '--seeds', 2, '--num_steps', 100, '--eval_every', 10]
+    folder = tmp_path/'output'/'mine'
+    second = folder/'depth=2-seed1'
+    p = start(tmp_path, *args)
+    wait_for(lambda: (second/'metrics.csv').exists() and len((second/'metrics.csv').read_text().splitlines()) > 3, p)
+    p.kill(); p.communicate()
+    assert not (second/'result.json').exists() and (second/'last'/'state.pt').exists()
+    steps = len((second/'metrics.csv').read_text().splitlines())
+    done = {f: f.stat().st_mtime_ns for f in folder.glob('*/result.json')}
+    p = start(tmp_path, *args); out, err = p.communicate(timeout=200)
+    assert p.returncode == 0, err
+    assert set(complete(folder).values()) == {1} and len(complete(folder)) == 4
+    assert done == {f: f.stat().st_mtime_ns for f in done}                            # what was finished was left alone
+    with open(second/'metrics.csv') as f: assert [int(r['step']) for r in csv.DictReader(f)] == list(range(10, 101, 10))
+    assert steps > 3 and len(list(second.glob('events*'))) == 2                       # it went on instead of beginning again
+    values = {run: value for run, state, value in board(folder) if state == 'COMPLETE'}
+    for f in folder.glob('*/result.json'): assert json.loads(f.read_text())['valid_accuracy'] == pytest.approx(values[f.parent.name])
+
+
+def test_two_processes_on_one_study(tmp_path):
+    args = ['mine', '--grid', 'depth=1,2', 'learning_rate=0.001,0.003', '--seeds', 3, '--num_steps', 6, '--eval_every', 6]
+    both = [start(tmp_path, *args) for _ in range(2)]
+    said = [p.communicate(timeout=200) for p in both]
+    assert [p.returncode for p in both] == [0, 0], said
+    done = complete(tmp_path/'output'/'mine')
+    assert len(done) == 12 and set(done.values()) == {1}
+    made = Counter(line.split('] ')[1].split(' · validation')[0] for out, _ in said for line in out.splitlines() if line.startswith('['))
+    assert len(made) == 12 and set(made.values()) == {1}                              # nor was any made in vain
+    assert len(list((tmp_path/'output'/'mine').glob('*/events*'))) == 12
+
+
+def test_jobs_and_a_journal(tmp_path):
+    journal = f"journal:{tmp_path/'journal.log'}"
+    p = start(tmp_path, 'mine', '--grid', 'depth=1,2', '--seeds', 2, '--num_steps', 6, '--eval_every', 6, '--jobs', 2, '--storage', journal)
+    out, err = p.communicate(timeout=200)
+    assert p.returncode == 0 and not (tmp_path/'output'/'mine'/'study.db').exists(), err
+    done = complete(tmp_path/'output'/'mine', journal)
+    assert set(done.values()) == {1} and len(done) == 4
+
+
+CLAIM = """
+import sys
+from vit_course.experiments import Board, open_storage
+board = Board('race', open_storage(sys.argv[1]), **({'space': dict(depth=[1, 2, 3, 4, 5, 6, 7, 8]), 'n': 6, 'seeds': (1, 2, 3)} if sys.argv[2] == 'search' else
+              {'grid': [(dict(depth=d), s) for d in range(10) for s in (1, 2, 3)]}))
+while claim := board.claim():
+    print(claim.settings['depth'], claim.seed, flush=True)
+    board.finish(claim, 0.5)
+"""
+
+
+@pytest.mark.parametrize('storage, what', [('sqlite:///race.db', 'grid'), ('journal:race.log', 'search')])
+def test_a_race_without_training(tmp_path, storage, what):
+    env = os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
+    workers = [subprocess.Popen([sys.executable, '-c', CLAIM, storage, what], cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [w.communicate(timeout=200) for w in workers]
+    assert [w.returncode for w in workers] == [0, 0], said
+    made = Counter(line for out, _ in said for line in out.splitlines())
+    assert set(made.values()) == {1}
+    if what == 'grid': assert len(made) == 30
+    else: assert len(made) % 3 == 0 and 3 <= len(made) <= 18 and Counter(line.split()[1] for line in made) == {s: len(made)//3 for s in '123'}
