@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from common import ROOT, table, write_result
 from vit_course.finetune import limits
-from vit_course.vit import CONFIGS, count_flops, count_parameters, create_vit
+from vit_course.vit import count_flops, count_parameters, create_vit
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 SMALL = dict(patch_size=16, dim=192, depth=4, heads=3, mlp_dim=768, num_classes=10)

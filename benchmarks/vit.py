@@ -57,14 +57,14 @@ def memory(name, n, repeat):
     out = []
     for p in PEERS:
         runs = [int(subprocess.run([sys.executable, '-c', PEAK, p, name, str(ROOT/'benchmarks'), str(n), str(size_of(name))], cwd=ROOT, capture_output=True, text=True, check=True).stdout)
-                for _ in range(min(repeat, 3))]
+                for _ in range(min(repeat, 2))]
         out.append(dict(library=p, peak_bytes=statistics.median(runs), spread=max(runs) - min(runs)))
     return [r | dict(ratio=r['peak_bytes'] / out[0]['peak_bytes']) for r in out]
 
 
 def imports(name, n, repeat):
     modules = {'this': 'vit_course.vit', 'timm': 'timm', 'torchvision': 'torchvision.models', 'Hugging Face': 'transformers.models.vit.modeling_vit', 'torch alone': 'torch'}
-    return rows(alternate({p: lambda m=m: subprocess.run([sys.executable, '-c', f'import {m}'], cwd=ROOT, check=True, capture_output=True) for p, m in modules.items()}, min(repeat, 3)))
+    return rows(alternate({p: lambda m=m: subprocess.run([sys.executable, '-c', f'import {m}'], cwd=ROOT, check=True, capture_output=True) for p, m in modules.items()}, min(repeat, 2)))
 
 
 def size_of(name): return make('this', name).cfg.img_size
@@ -75,7 +75,7 @@ PARTS = {'forward': (forward, 4), 'train': (train, 2), 'memory': (memory, 4), 'i
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument('--part', choices=PARTS, nargs='+', default=list(PARTS)); p.add_argument('--out', default=ROOT/'report'/'results'/'vit_cpu.json')
-    p.add_argument('--model', default='ViT-B_16'); p.add_argument('--repeat', type=int, default=7)
+    p.add_argument('--model', default='ViT-B_16'); p.add_argument('--repeat', type=int, default=4)
     args = p.parse_args()
     parts = json.loads(Path(args.out).read_text())['parts'] if Path(args.out).exists() else {}
     for name in args.part:

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import vit_course.finetune as ft
 from fastai.callback.core import Callback
 from vit_course.data import ImageSet, TrainBatches, keep_on_device
-from vit_course.finetune import FinetuneConfig, OutOfMemory, RunResult, complete, finetune, get_learner, vit_train
+from vit_course.finetune import FinetuneConfig, OutOfMemory, RunResult, finetune, get_learner, vit_train
 
 SMALL = dict(model_type='testing', device='cpu', num_steps=20, eval_every=10)
 
@@ -105,6 +105,8 @@ def test_out_of_memory_keeps_the_last_state(tmp_path):
     cfg = FinetuneConfig('x', output_dir=tmp_path, eval_batch_size=16, **SMALL)
     with pytest.raises(OutOfMemory, match='steps 8 fits, 8 images at a time; go on with --resume') as e: finetune(cfg, False, lambda c: limited(get_learner, c, 15, from_step=11))
     assert isinstance(e.value, torch.OutOfMemoryError)
+    level = torch.autocast_increment_nesting(); torch.autocast_decrement_nesting()
+    assert level == 1, 'autocast is left, or it keeps stale weights in the next run'
     assert torch.load(tmp_path/'x'/'last'/'state.pt', weights_only=True)['step'] == 10
     assert finetune(replace(cfg, resume=True, gradient_accumulation_steps=8), False).steps == 20
 
@@ -139,3 +141,14 @@ def test_shortcut_mistakes(tmp_path, monkeypatch, capsys, args, words):
 def test_shortcuts_together(tmp_path, kw):
     r = finetune(FinetuneConfig('x', output_dir=tmp_path, fast=('patches', 'depth', 'size'), model_type='ViT-digits', set=dict(drop_path=0.2), num_steps=12, eval_every=6, device='cpu', **kw), False)
     assert r.mfu is None and r.test_loss < 2.5
+
+
+def test_a_slow_disk_is_written_to_less_often(tmp_path, monkeypatch):
+    import time
+    save, at = torch.save, []
+    def slow(state, path): at.append(state['step']); time.sleep(0.6); save(state, path)
+    monkeypatch.setattr(ft.torch, 'save', slow)
+    quick = finetune(FinetuneConfig('x', output_dir=tmp_path, **(SMALL | dict(num_steps=60))), False)
+    assert at == [10, 60] and (tmp_path/'x'/'best.safetensors').exists()
+    monkeypatch.setattr(ft.torch, 'save', save)
+    assert finetune(FinetuneConfig('y', output_dir=tmp_path, **(SMALL | dict(num_steps=60))), False).test_loss == quick.test_loss

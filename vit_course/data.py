@@ -123,12 +123,12 @@ def keep_on_device(nbytes:int,   # of the images
     fits, words = nbytes <= free / 4, f"{nbytes/2**30:.2f} GiB of images, {free/2**30:.1f} GiB free on {device}"
     return fits, words + (": they live there" if fits else ": more than a quarter, so they stream from main memory")
 
-# %% ../nbs/06_data.ipynb #01f453ff
+# %% ../nbs/06_data.ipynb #1d5061cb
 def send(x:Tensor,            # on any device
          device:torch.device  # where it shall go
         )->Tensor:            # there, perhaps still on its way
     "A tensor to the device; to a GPU without waiting, by way of pinned memory."
-    if device.type == 'cuda' and x.device.type == 'cpu': return x.pin_memory(device).to(device, non_blocking=True)
+    if device.type == 'cuda' and x.device.type == 'cpu': return x.contiguous().pin_memory().to(device, non_blocking=True)
     return x.to(device)
 
 # %% ../nbs/06_data.ipynb #2f10a54e

@@ -301,12 +301,14 @@ def peak_memory(device:str)->int|None:
     except ImportError: return None                            # Windows
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
 
-# %% ../nbs/07_finetune.ipynb #715d9748
+# %% ../nbs/07_finetune.ipynb #7dce7d01
 class Meter(Callback):
     "Times training, evaluation left out: steps, the share spent in making batches, and how much of the device's arithmetic the model used."
     order = 90                                                 # after_batch comes last: what the others wait for is not input
     def __init__(self, cfg): # complete
         self.cfg, self.steps, self.seconds, self.waiting, self.began = cfg, 0, 0., 0., 0
+    def before_fit(self):
+        if torch.device(self.cfg.device).type == 'cuda': torch.cuda.reset_peak_memory_stats(self.cfg.device)
     def before_train(self): self.tick = self.left = time.perf_counter(); self.began = self.steps
     def before_batch(self):
         if self.training: self.waiting += time.perf_counter() - self.left
@@ -315,7 +317,7 @@ class Meter(Callback):
         self.steps += (self.iter + 1) % self.cfg.gradient_accumulation_steps == 0
         self.left = time.perf_counter()
     def after_train(self):
-        if torch.device(self.cfg.device).type == 'cuda': torch.cuda.synchronize()
+        if torch.device(self.cfg.device).type == 'cuda': torch.cuda.synchronize(self.cfg.device)
         self.seconds += time.perf_counter() - self.tick
         if hasattr(self.learn, 'recorder'): self.recorder.losses = [l.cpu() for l in self.recorder.losses]
     def speed(self):
@@ -472,7 +474,7 @@ def load_weights(model, path):
     if isinstance(model, VisionTransformer): load_checkpoint(model, path)
     else: load_model(model, str(path))
 
-# %% ../nbs/07_finetune.ipynb #b5845242
+# %% ../nbs/07_finetune.ipynb #9adf3849
 class RunFolder(Callback):
     """Writes the run folder: a line, the best and the last state at every evaluation. Stops cleanly after a step when `stop` is set. With several
     processes the first one writes, and all of them agree every `every` steps whether to go on."""
@@ -484,13 +486,13 @@ class RunFolder(Callback):
                  progress:bool=None): # a progress bar; None: where a person is watching
         self.path, self.cfg, self.team, self.stop, self.problem = Path(path), cfg, current(), False, None
         self.progress_bar = self.team.rank == 0 and (sys.stderr.isatty() if progress is None else progress)
-        self.best, self.seconds, self.loss_sum, self.loss_count, self.bar = None, 0., 0., 0, None
+        self.best, self.kept, self.seconds, self.loss_sum, self.loss_count, self.bar, self.cost = None, None, 0., 0., 0, None, 0.
         self.every = 10 if torch.device(cfg.device).type == 'cuda' or self.team.size == 1 else 1     # asking costs nothing on a CPU
 
     @property
     def step(self): return self.dls.train.step
     def before_fit(self):
-        self.started, self.first = time.perf_counter() - self.seconds, self.step
+        self.started, self.first, self.saved = time.perf_counter() - self.seconds, self.step, time.perf_counter()
         if self.team.rank == 0:
             from torch.utils.tensorboard import SummaryWriter
             self.writer = SummaryWriter(self.path, purge_step=self.step + 1 if self.step else None)
@@ -528,7 +530,7 @@ def look(self:RunFolder, done, n):
         self.bar.comment = f"loss {loss:.3f} · {rate:,.0f} images/s" + (f" · MFU {100*mfu:.0f} %" if mfu else '')
         self.bar.update(done - self.first)
 
-# %% ../nbs/07_finetune.ipynb #96f8ea9a
+# %% ../nbs/07_finetune.ipynb #40f8635c
 @patch
 def after_train(self:RunFolder): self.rate = self.learn.meter.speed()
 
@@ -536,34 +538,39 @@ def after_train(self:RunFolder): self.rate = self.learn.meter.speed()
 def after_epoch(self:RunFolder):
     self.seconds = time.perf_counter() - self.started
     _, valid_loss, valid_accuracy = self.learn.recorder.values[-1]
-    loss_sum, loss_count = self.team.sum(self.loss_sum, self.loss_count)
+    loss_sum, loss_count, due = self.team.sum(self.loss_sum, self.loss_count, self.team.rank == 0 and self.due())
     row = dict(step=self.step, images=self.step * self.cfg.train_batch_size, train_loss=loss_sum / loss_count, valid_loss=valid_loss,
                valid_accuracy=valid_accuracy, learning_rate=self.opt.hypers[0]['lr'], images_per_second=self.rate, seconds=self.seconds)
     self.loss_sum, self.loss_count = 0., 0
     score = (valid_accuracy, -valid_loss)
-    better = self.best is None or score > self.best
-    if better: self.best = score
-    if self.team.rank == 0: self.write(row, better)
-    self.save()
+    if self.best is None or score > self.best: self.best, self.kept = score, {k: v.detach().clone() for k, v in bare(self.model).state_dict().items()}
+    if self.team.rank == 0: self.write(row)
+    if due: self.save()
 
 @patch
-def write(self:RunFolder, row, better):
-    "A line for the table, TensorBoard and the person; the weights, if they are the best so far."
+def due(self:RunFolder):
+    "Shall we save now? At the end, and as often as that takes less than a thirtieth of the time (or half a second)."
+    return self.step >= self.cfg.num_steps or self.cost < 0.5 or time.perf_counter() - self.saved > 30 * self.cost
+
+@patch
+def write(self:RunFolder, row):
+    "A line for the table, TensorBoard and the person."
     with open(self.path/'metrics.csv', 'a', newline='', encoding='utf-8') as f:
         w = csv.writer(f)
         if f.tell() == 0: w.writerow(self.columns)
         w.writerow([f'{row[c]:.6g}' if isinstance(row[c], float) else row[c] for c in self.columns])
     for k in self.columns[2:-1]: self.writer.add_scalar(k, row[k], self.step)
     self.writer.flush()
-    if better: write_atomic(self.path/'best.safetensors', lambda p: save_weights(bare(self.model), p))
     left = (self.cfg.num_steps - self.step) * self.cfg.train_batch_size / max(self.rate, 1e-9)
     print(f"step {self.step:>{len(str(self.cfg.num_steps))}}/{self.cfg.num_steps} · train loss {row['train_loss']:.3f} · validation loss {row['valid_loss']:.3f}, "
           f"accuracy {100*row['valid_accuracy']:.2f} % · {self.rate:,.0f} images/s · about {int(left)//60}:{int(left)%60:02} left", flush=True)
 
-# %% ../nbs/07_finetune.ipynb #27408c7c
+# %% ../nbs/07_finetune.ipynb #be7b20ff
 @patch
 def save(self:RunFolder):
-    "Put the whole state into `last/`, and keep the one before. All processes call it, the first one writes."
+    "Put the whole state into `last/`, and keep the one before; write the best weights. All processes call it, the first one writes."
+    start = time.perf_counter()
+    if self.team.rank == 0 and self.kept: self.write_best()
     self.seconds, learn, meter, gpu = time.perf_counter() - self.started, self.learn, self.learn.meter, torch.device(self.cfg.device).type == 'cuda'
     loss_sum, loss_count = self.team.sum(self.loss_sum, self.loss_count)
     rngs = self.team.gather((torch.get_rng_state(), torch.cuda.get_rng_state(self.cfg.device) if gpu else None))
@@ -576,6 +583,16 @@ def save(self:RunFolder):
         torch.save(state, tmp)
         if (self.path/'last'/'state.pt').exists(): os.replace(self.path/'last'/'state.pt', self.path/'last'/'previous.pt')
     write_atomic(self.path/'last'/'state.pt', rotate)
+    self.saved = time.perf_counter(); self.cost = self.saved - start
+
+@patch
+def write_best(self:RunFolder):
+    model = bare(self.model)
+    now = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    model.load_state_dict(self.kept)
+    try: write_atomic(self.path/'best.safetensors', lambda p: save_weights(model, p))
+    finally: model.load_state_dict(now)
+    self.kept = None
 
 @patch
 def load(self:RunFolder):
@@ -689,7 +706,7 @@ def _check_folder(path, cfg):
     try: return json.loads((path/'result.json').read_text(encoding='utf-8'))
     except FileNotFoundError: return None
 
-# %% ../nbs/07_finetune.ipynb #0be8fce1
+# %% ../nbs/07_finetune.ipynb #24b75aee
 def what_fits(learn, cfg, most:int, train:bool)->int:
     "How many images fit at a time, of `most`, halving them: measured with a pass over a real batch. 0 when not even one does."
     learn.model = model = bare(learn.model)
@@ -706,6 +723,7 @@ def what_fits(learn, cfg, most:int, train:bool)->int:
             return most
         except torch.OutOfMemoryError: loss = None
         most //= 2
+    del room
     return 0
 
 def memory_advice(learn, cfg)->str:
@@ -720,7 +738,7 @@ def memory_advice(learn, cfg)->str:
     words = f"--gradient_accumulation_steps {math.ceil(share / n)} fits, {n} images at a time" if n else "not even one fits: use --grad_checkpointing, --bf16 or a smaller model"
     return f"out of memory with {now} images at a time: {words}"
 
-# %% ../nbs/07_finetune.ipynb #56a04738
+# %% ../nbs/07_finetune.ipynb #98aa6126
 def finetune(cfg:FinetuneConfig, # the run
              progress:bool=None, # a progress bar; None: where a person is watching
              learner=None        # makes the `Learner` from the config; `get_learner` when None
@@ -740,17 +758,14 @@ def finetune(cfg:FinetuneConfig, # the run
         matmul_rate(cfg.device, precision(cfg) or torch.float32)
         run = RunFolder(path, cfg, progress)
         learn.add_cb(run)
-        team.first(lambda: _begin(run, learn, cfg))
-        if cfg.resume and run.load() and team.rank == 0: print(f"going on with {path} at step {run.step}")
+        team.first(lambda: (_announce(learn, cfg), path.mkdir(parents=True, exist_ok=True)) and None)
+        if not cfg.resume or not run.load(): team.first(lambda: _start_anew(run, cfg))
+        elif team.rank == 0: print(f"going on with {path} at step {run.step}")
         _train(learn, run, cfg)
         return _finish(learn, run, cfg)
 
-# %% ../nbs/07_finetune.ipynb #9b69dd9d
-def _begin(run, learn, cfg):
-    "Say what is about to happen, and make the folder."
-    _announce(learn, cfg)
-    run.path.mkdir(parents=True, exist_ok=True)
-    if cfg.resume and (run.path/'last').exists(): return
+# %% ../nbs/07_finetune.ipynb #a50b3ec6
+def _start_anew(run, cfg):
     (run.path/'metrics.csv').unlink(missing_ok=True)           # of a run that was killed before it saved anything
     write_json(run.path/'config.json', asdict(cfg))
 
@@ -761,6 +776,7 @@ def _train(learn, run, cfg):
         try:
             if run.step < cfg.num_steps: learn.fit(passes)
         except torch.OutOfMemoryError: full = True             # what the error holds on to is free only when we have left it
+        finally: learn.precision.leave()                       # or autocast would go on using weights that it has converted, in the next run
         if full: raise OutOfMemory(f"{memory_advice(learn, cfg)}; {'go on with --resume' if (run.path/'last').exists() else f'nothing is saved yet: remove {run.path}'}")
         if run.problem: raise Diverged(run.problem)
         if run.stop and run.step < cfg.num_steps:
@@ -806,7 +822,7 @@ class _stop_on_interrupt:
     def __exit__(self, *_):
         if self.before is not None: signal.signal(signal.SIGINT, self.before)
 
-# %% ../nbs/07_finetune.ipynb #33216d12
+# %% ../nbs/07_finetune.ipynb #f32ef600
 def add_settings(p, cls=FinetuneConfig, skip=()):
     "Give a parser one flag for each field of `cls` but those to skip; the help texts are the comments. What is not given is not in the result."
     def size(s): h, _, w = s.lower().partition('x'); return (int(h), int(w)) if w else int(h)
@@ -853,7 +869,7 @@ def vit_train(argv:list|None=None # command line arguments; None: those of the p
             print(f"test accuracy {100*r.test_accuracy:.2f} % · validation {100*r.valid_accuracy:.2f} % · {r.seconds:.0f} s · {r.images_per_second:,.0f} images/s · {Path(cfg.output_dir)/cfg.name}")
         return 0
     except Interrupted as e: fail(e); return 130
-    except KeyboardInterrupt: fail("stopped at once: --resume goes on from the last evaluation"); return 130
+    except KeyboardInterrupt: fail("stopped at once: --resume goes on from the last saved state"); return 130
     except OutOfMemory as e: return fail(e, alone=True)
     except (ConfigError, DataError, CheckpointError) as e: return fail(e)
     except torch.OutOfMemoryError: return fail("out of memory before the first step: the model does not fit this device; use a smaller one, or --device cpu", alone=True)
