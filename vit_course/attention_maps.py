@@ -553,19 +553,23 @@ def pointing(
     flat = maps.flatten(1)
     return inside.gather(1, flat.argmax(1, keepdim=True))[:, 0], (flat*inside).sum(1) / flat.sum(1)
 
-# %% ../nbs/09_attention_maps.ipynb #39bac987
+# %% ../nbs/09_attention_maps.ipynb #0b14125a
+def _scale_of(source, report):
+    "How a checkpoint was trained to see its pictures: as its entry in `CHECKPOINTS` says, else as its library does."
+    from vit_course.checkpoints import CHECKPOINTS
+    known = CHECKPOINTS.get(str(source)) or {c.file: c for c in CHECKPOINTS.values()}.get(report.path.name)
+    return known.scale if known else 'imagenet' if report.format in ('dinov2', 'torchvision') else 'half'
+
 def _open_model(source, img_size=None, scale='auto'):
     "The model of a run or a checkpoint, for another picture size if wished, and how it wants its pictures scaled."
-    from vit_course.checkpoints import CHECKPOINTS, inspect_checkpoint, load_checkpoint
+    from vit_course.checkpoints import inspect_checkpoint, load_checkpoint
     if img_size is None: report = load_checkpoint(None, source)
     else:
         model = VisionTransformer(replace(inspect_checkpoint(None, source).model.cfg, img_size=img_size))
         report = load_checkpoint(model, source)
     cfg = report.model.cfg
     if cfg.in_chans != 3: raise ValueError(f"{source} wants pictures of {cfg.in_chans} channels, and not of three")
-    known = CHECKPOINTS.get(str(source)) or {c.file: c for c in CHECKPOINTS.values()}.get(report.path.name)
-    guess = 'imagenet' if report.format in ('dinov2', 'torchvision') else 'half'
-    if scale == 'auto': scale = known.scale if known else guess
+    if scale == 'auto': scale = _scale_of(source, report)
     return report.model.eval(), scale
 
 # %% ../nbs/09_attention_maps.ipynb #cc28785a
@@ -679,7 +683,7 @@ def _parser():
                    help='folder for the results (default attention)')
     return p
 
-# %% ../nbs/09_attention_maps.ipynb #2596ef69
+# %% ../nbs/09_attention_maps.ipynb #823751cc
 def _look(args, folder):
     "Examine every picture and write the results into `folder`. Gives the lines to print."
     from PIL import Image
@@ -712,7 +716,9 @@ def _look(args, folder):
     asked = dict(source=str(args.source)) | {k: getattr(args, k) for k in ('method', 'head', 'target')}
     asked |= dict(layer=layer if args.method == 'raw' else None, query=query)
     made = asked | dict(scale=scale, img_size=[h, w], grid=list(model.grid), n_prefix=model.n_prefix, units=units)
-    (folder/'attention.json').write_text(json.dumps(made | dict(images=results), indent=1) + '\n', encoding='utf-8')
+    text = json.dumps(made | dict(images=results))
+    results = json.loads(text, parse_constant=lambda nan: None)            # JSON has no NaN
+    (folder/'attention.json').write_text(json.dumps(results, indent=1) + '\n', encoding='utf-8')
     return lines
 
 def vit_attention(
