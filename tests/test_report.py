@@ -109,8 +109,8 @@ def test_answers_study_and_an_old_pdf(home, quick, capsys):
     assert text_of(pdf.read_bytes()).count('Answer to it') == len(QUESTIONS) and R.PLACEHOLDER not in text_of(pdf.read_bytes())
     trial = dict(json.loads((home/'output'/'run 0'/'result.json').read_text()), seed=1, curve=[[20, .1, 1.], [40, .2, 2.]])
     for k in ('versions', 'commit', 'finished', 'images'): trial.pop(k)
-    study = dict(study='lr', baseline=dict(learning_rate=.1), points=[dict(learning_rate=v) for v in (.1, .2, .3)], base=dict(model_type='testing'),
-                 runs=[dict(trial, settings=dict(learning_rate=v)) for v in (.1, .2, .3)])
+    study = dict(study='lr', points=[f'learning_rate={v}' for v in (.1, .2, .3)], base=dict(model_type='testing'),
+                 runs=[dict(trial, settings=dict(learning_rate=v), point=f'learning_rate={v}') for v in (.1, .2, .3)])
     (home/'study.json').write_text(json.dumps(study))
     status, out, err = call(capsys, '--lastname', 'Núñez de la O', '--runs', 'mine', '--answers', 'answers.md', '--study', 'study.json', '--strict')
     assert (status, err) == (0, '')

@@ -160,13 +160,13 @@ def appendix(runs:list[Run])->list[Table]:
     rows = [{'Runs': 'all' if len(versions) == 1 else ', '.join(names)} | {k: v or '–' for k, v in json.loads(key).items()} for key, names in versions.items()]
     return [commands, made, Table(rows, "Versions.")]
 
-# %% ../nbs/12_report.ipynb #2049a26f
+# %% ../nbs/12_report.ipynb #4eaa8221
 def as_trial(run:Run)->dict:
     "A run as chapter 8 takes it."
     settings = {k: v for k, v in run.settings.items() if k != 'set'} | run.config['set']
     settings['pretrained_dir'] = Path(settings.get('pretrained_dir') or '').name or None
     own = CONFIGS.get(run.config['model_type'])
-    return dict(settings=untuple(settings), seed=run.config['seed'], own=own) | {k: run.result[k] for k in ('test_accuracy', 'valid_accuracy', 'images_per_second', 'seconds', 'parameters')}
+    return dict(settings=untuple(settings), point=None, seed=run.config['seed'], own=own) | {k: run.result[k] for k in ('test_accuracy', 'valid_accuracy', 'images_per_second', 'seconds', 'parameters')}
 
 def experiment_table(trials, caption, **kw)->Table:
     "`results_table` of chapter 8 for a page: without columns that say the same in every row."
@@ -201,13 +201,13 @@ def show_study(source:str|Path # a study of chapter 8: its folder, or a JSON fil
         plot_results(source, axes=axes)
         for ax in axes:
             ax.xaxis.label.set_size(7.5); ax.tick_params(labelsize=7)
-            for line, style in zip([o for o in ax.lines if len(o.get_xdata()) > 2], ('-', '--', ':', '-.') * 9): line.set(lw=1, ls=style if ax is axes[0] else 'none')
+        for line, style in zip(axes[0].lines, ('-', '--', ':', '-.') * 9): line.set(lw=1.1, ls=style)
         if axes[0].get_legend(): axes[0].legend(*axes[0].get_legend_handles_labels(), fontsize=6.5, handlelength=2.2, labelspacing=.25)
     what = f"Study {name.replace('_', ' ')}"
     return [experiment_table(source, f"{what}{': ' + escape(asked) if asked else ''}"),
             Figure(fig, f"{what}. Left: validation accuracy, mean and range over seeds. Middle: each run (grey) and their means. Right: accuracy against time.")]
 
-# %% ../nbs/12_report.ipynb #e20dd33b
+# %% ../nbs/12_report.ipynb #6318506e
 WIDTH = 6.3                                                                           # inches of text on the page
 STYLE = {'font.size': 8, 'axes.titlesize': 8, 'axes.labelsize': 8, 'xtick.labelsize': 7.5, 'ytick.labelsize': 7.5, 'legend.fontsize': 7.5, 'axes.spines.top': False,
          'axes.spines.right': False, 'legend.frameon': False, 'svg.hashsalt': 'vit_course', 'image.interpolation': 'nearest', 'font.family': 'DejaVu Sans'}
@@ -228,19 +228,21 @@ class Figure:
     def _repr_html_(self): return f'<img src="data:image/png;base64,{self.png}"><p>{html.escape(self.caption)}</p>'
 
 def plot_curves(runs:list[Run], # in any order
-                most:int=6      # runs with a line of their own; the best on validation
+                most:int=6      # settings with a line of their own: the best on validation, each by its best run
                )->Figure: # a `Table` that says so when there are no runs
     "Training and validation loss, and validation accuracy, over the steps."
     import matplotlib.pyplot as plt
     if not runs: return Table([], "Training curves")
-    ranked = sorted(runs, key=lambda r: -r.result['valid_accuracy'])
-    named = sorted(ranked[:most], key=lambda r: r.finished)
+    first = {}
+    for r in sorted(runs, key=lambda r: -r.result['valid_accuracy']): first.setdefault(json.dumps(r.settings, sort_keys=True), r)
+    named = sorted(list(first.values())[:most], key=lambda r: r.finished)
+    others = [r for r in runs if r not in named]
     with plt.rc_context(STYLE):
         fig, (loss, acc) = plt.subplots(1, 2, figsize=(WIDTH, 2.9), layout='constrained')
-        for r in ranked[most:]:
+        for r in others:
             steps = [row['step'] for row in r.metrics]
-            loss.plot(steps, [row['valid_loss'] for row in r.metrics], color='0.8', lw=.7, zorder=0)
-            acc.plot(steps, [100*row['valid_accuracy'] for row in r.metrics], color='0.8', lw=.7, zorder=0)
+            loss.plot(steps, [row['valid_loss'] for row in r.metrics], color='0.72', lw=.7, zorder=0)
+            acc.plot(steps, [100*row['valid_accuracy'] for row in r.metrics], color='0.72', lw=.7, zorder=0)
         for r, style in zip(named, LINES):
             steps, style = [row['step'] for row in r.metrics], style | dict(ms=3, lw=1, markevery=max(1, len(r.metrics) // 8))
             loss.plot(steps, [row['train_loss'] for row in r.metrics], **style, label=r.name)
@@ -248,7 +250,7 @@ def plot_curves(runs:list[Run], # in any order
             acc.plot(steps, [100*row['valid_accuracy'] for row in r.metrics], **style | dict(ls='--', mfc='white'))
         loss.set(xlabel='step', ylabel='loss, nats', ylim=(0, None)); acc.set(xlabel='step', ylabel='validation accuracy, %')
         fig.legend(*loss.get_legend_handles_labels(), loc='outside lower center', ncols=3)
-    rest = f" The other {len(ranked) - most} runs are grey." if len(ranked) > most else ''
+    rest = f" The best run of each setting has a name; {len(others)} other{'s' * (len(others) > 1)}, on validation only, are grey." if others else ''
     return Figure(fig, f"Training. Left: loss on training batches (solid, filled marks) and on validation (dashed, open marks). Right: accuracy on validation.{rest}")
 
 # %% ../nbs/12_report.ipynb #faf07f3d
