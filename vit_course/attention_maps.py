@@ -572,13 +572,6 @@ def _scale_of(source, report):
     known = CHECKPOINTS.get(str(source)) or {c.file: c for c in CHECKPOINTS.values()}.get(report.path.name)
     return known.scale if known else 'imagenet' if report.format in ('dinov2', 'torchvision') else 'half'
 
-# %% ../nbs/09_attention_maps.ipynb #0b14125a
-def _scale_of(source, report):
-    "How a checkpoint was trained to see its pictures: as its entry in `CHECKPOINTS` says, else as its library does."
-    from vit_course.checkpoints import CHECKPOINTS
-    known = CHECKPOINTS.get(str(source)) or {c.file: c for c in CHECKPOINTS.values()}.get(report.path.name)
-    return known.scale if known else 'imagenet' if report.format in ('dinov2', 'torchvision') else 'half'
-
 def _open_model(source, img_size=None, scale='auto'):
     "The model of a run or a checkpoint, for another picture size if wished, and how it wants its pictures scaled."
     from vit_course.checkpoints import inspect_checkpoint, load_checkpoint
@@ -703,7 +696,7 @@ def _parser():
                    help='folder for the results (default attention)')
     return p
 
-# %% ../nbs/09_attention_maps.ipynb #823751cc
+# %% ../nbs/09_attention_maps.ipynb #8cad7b17
 def _look(args, folder):
     "Examine every picture and write the results into `folder`. Gives the lines to print."
     from PIL import Image
