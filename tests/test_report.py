@@ -201,7 +201,7 @@ def test_numbers_come_from_the_folders(home):
     (path/'result.json').write_text(json.dumps(result | dict(test_accuracy=.123456, valid_accuracy=.876543, images_per_second=4321., seconds=98.7)))
     finished, wrong = find_runs(home/'output')
     row = experiment_tables(finished)[0].rows[0]
-    assert not wrong and (row['test %'], row['validation %'].split()[0], row['images/s'], row['seconds']) == ('12.35', '87.65', '4,321', '98.7')
+    assert not wrong and (row['test %'], row['validation %'].replace('\u00a0', ' ').split()[0], row['images/s'], row['seconds']) == ('12.35', '87.65', '4,321', '98.7')
     config = json.loads((path/'config.json').read_text())
     (path/'config.json').write_text(json.dumps(config | dict(seed=7, bf16=True, set=dict(registers=0))))
     run = next(r for r in find_runs(home/'output')[0] if r.name == 'run 0')

@@ -77,8 +77,8 @@ def find_runs(folder:str|Path # a run, or a folder with runs in it, at any depth
         except ReportError as e: wrong.append(str(e))
     return sorted(runs, key=lambda r: r.finished), wrong
 
-# %% ../nbs/12_report.ipynb #4043c621
-def escape(text): return re.sub(r'([\\`*_{}\[\]<>#|$~^@!])', r'\\\1', ' '.join(str(text).split()))   # a file's name is no Markdown
+# %% ../nbs/12_report.ipynb #a99e37f9
+def escape(text): return re.sub(r'([\\`*_{}\[\]<>#|$~^@!])', r'\\\1', re.sub('[ \\t\\r\\n]+', ' ', str(text)))   # a file's name is no Markdown
 
 class Code(str): "Text of a table that is typed into a computer."
 
@@ -92,7 +92,7 @@ class Table:
         if not self.rows: return f"*{self.caption}: there is nothing to show.*"
         def text(v): return f"`{v}`" if isinstance(v, Code) and not set(v) & {'`', '|'} else escape(v)
         columns = list(self.rows[0])
-        number = [all(re.fullmatch(r'[-+−±★ \d.,%–()×GMTto]*', str(r[c])) for r in self.rows) for c in columns]
+        number = [all(re.fullmatch(r'[-+−±★ \u00a0\d.,%–()×GMTto]*', str(r[c])) for r in self.rows) for c in columns]
         lines = [columns, *([r[c] for c in columns] for r in self.rows)]
         lines = ['| ' + ' | '.join(text(v) for v in line) + ' |' for line in lines]
         lines.insert(1, '|' + '|'.join('--:' if n else ':--' for n in number) + '|')
@@ -160,7 +160,7 @@ def appendix(runs:list[Run])->list[Table]:
     rows = [{'Runs': 'all' if len(versions) == 1 else ', '.join(names)} | {k: v or '–' for k, v in json.loads(key).items()} for key, names in versions.items()]
     return [commands, made, Table(rows, "Versions.")]
 
-# %% ../nbs/12_report.ipynb #4eaa8221
+# %% ../nbs/12_report.ipynb #1b16eb96
 def as_trial(run:Run)->dict:
     "A run as chapter 8 takes it."
     settings = {k: v for k, v in run.settings.items() if k != 'set'} | run.config['set']
@@ -174,9 +174,12 @@ def experiment_table(trials, caption, **kw)->Table:
     rows = [dict(zip([h or 'against baseline' for h in lines[0]], (c.strip() for c in row))) for row in lines[2:]]
     same = [k for k in ('parameters', 'seeds') if len({r[k] for r in rows}) == 1 and len(rows) > 1]
     same += ['difference (95 %)'] if all(not r['difference (95 %)'] for r in rows) else []
-    facts = [f"{rows[0]['seeds']} seed{'s' * (rows[0]['seeds'] != '1')} each"] if 'seeds' in same else []
-    return Table([{k.replace('_', ' '): v for k, v in r.items() if k not in same} for r in rows],
-                 f"{caption}{', ' + facts[0] if facts else ''}. Mean ± standard deviation over seeds; the star marks the best on validation; differences in points of test accuracy.")
+    n, short = rows[0]['seeds'], lambda v: v.replace('within seed noise', 'noise').replace(' ', '\u00a0')    # cells stay in one line
+    notes = [f"{n} seed{'s' * (n != '1')} for each setting"] * ('seeds' in same) + ["mean ± standard deviation over seeds"] * any(r['seeds'] != '1' for r in rows)
+    notes += ["the star marks the best on validation", "differences are in points of test accuracy"]
+    notes += ["“noise” means that their interval contains zero"] * any(r['against baseline'] == 'within seed noise' for r in rows)
+    text = '; '.join(notes)
+    return Table([{k.replace('_', ' '): short(v) for k, v in r.items() if k not in same} for r in rows], f"{caption}{'' if caption[-1] in '.?' else '.'} {text[0].upper()}{text[1:]}.")
 
 def experiment_tables(runs:list[Run])->list[Table]:
     "Your runs, one table for each data set; the setting that was run first is the baseline."
@@ -194,15 +197,17 @@ def show_study(source:str|Path # a study of chapter 8: its folder, or a JSON fil
               )->list:         # a table and a figure
     "A study of chapter 8 for a page."
     import matplotlib.pyplot as plt
-    name = Path(source).stem.removeprefix('study_')
+    name = re.sub('_(tiny|laptop|gpu)$', r', \1 size', Path(source).stem.removeprefix('study_'))
     asked = next((STUDIES[k].question for k in STUDIES if name.startswith(k)), None)
     with plt.rc_context(STYLE):
-        fig, axes = plt.subplots(1, 3, figsize=(WIDTH, 2.3), layout='constrained')
+        fig, axes = plt.subplots(1, 3, figsize=(WIDTH, 2.9), layout='constrained')
         plot_results(source, axes=axes)
-        for ax in axes:
-            ax.xaxis.label.set_size(7.5); ax.tick_params(labelsize=7)
+        for ax in axes: ax.xaxis.label.set_size(7.5); ax.tick_params(labelsize=6.5)
         for line, style in zip(axes[0].lines, ('-', '--', ':', '-.') * 9): line.set(lw=1.1, ls=style)
-        if axes[0].get_legend(): axes[0].legend(*axes[0].get_legend_handles_labels(), fontsize=6.5, handlelength=2.2, labelspacing=.25)
+        title = axes[0].get_legend().get_title().get_text()
+        axes[0].get_legend().remove()
+        handles, labels = axes[0].get_legend_handles_labels()
+        fig.legend(handles, labels, loc='outside lower center', ncols=5 if max(map(len, labels)) < 12 else 2, fontsize=7, title=title or None, title_fontsize=7)
     what = f"Study {name.replace('_', ' ')}"
     return [experiment_table(source, f"{what}{': ' + escape(asked) if asked else ''}"),
             Figure(fig, f"{what}. Left: validation accuracy, mean and range over seeds. Middle: each run (grey) and their means. Right: accuracy against time.")]
@@ -540,7 +545,7 @@ def missing(blocks:list[dict],  # of the whole report
     out += [f"not answered: {q}" for q in QUESTIONS if q not in found or not answered(blocks[slice(*found[q])])]
     return out
 
-# %% ../nbs/12_report.ipynb #b6d38320
+# %% ../nbs/12_report.ipynb #469c14ad
 TITLE = 'Vision Transformer'
 HERE = Path(__file__).resolve().parent if '__file__' in globals() else Path('../vit_course').resolve()    # template and page lie beside the module
 
@@ -550,7 +555,10 @@ def typst_source(blocks:list[dict],   # scrubbed
     "The report as Typst."
     def item(text): return [dict(t='Plain', c=[dict(t='Str', c=text)])]
     box = [dict(t='RawBlock', c=['typst', '#unfinished[']), dict(t='BulletList', c=[item(m) for m in missing]), dict(t='RawBlock', c=['typst', ']'])] if missing else []
-    tree = {'pandoc-api-version': [1, 23, 1], 'meta': {}, 'blocks': box + blocks}
+    def whole(b): # a short table stays on one page
+        short = b['t'] == 'Table' and sum(len(body[3]) for body in b['c'][4]) <= 20
+        return [dict(t='RawBlock', c=['typst', '#block(breakable: false)[']), b, dict(t='RawBlock', c=['typst', ']'])] if short else [b]
+    tree = {'pandoc-api-version': [1, 23, 1], 'meta': {}, 'blocks': box + [o for b in blocks for o in whole(b)]}
     return pandoc(json.dumps(tree), 'json', 'typst', '--template', str(HERE/'report.typ'))
 
 def typeset(source:str,               # Typst
