@@ -8,7 +8,7 @@ from conftest import ROOT, SHARED
 from PIL import Image
 from explorer_cases import CASES, explorer, make_model, make_photo, rollout_rows, weights
 from vit_course.attention_maps import SCALES, attention_maps, normalise, relevance
-from vit_course.checkpoints import load_checkpoint
+from vit_course.checkpoints import load_checkpoint, save_checkpoint
 from vit_course.data import DataError
 from vit_course.explorer import AttentionExplorer, pack_rows, pack_scores, picture, unpack_rows, unpack_scores
 from vit_course.vit import create_vit
@@ -271,6 +271,18 @@ def test_page_asks_nobody_for_anything(tmp_path):
     assert not re.search(r'url\(|@import', text)
     state = json.loads(page.texts[0])
     assert (state['method'], state['query']) == ('rollout', 3)
+
+
+def test_vit_attention_writes_a_page(command, tmp_path):
+    model = make_model(registers=2)
+    save_checkpoint(model, tmp_path/'model.safetensors')
+    Image.fromarray(make_photo(model)).save(tmp_path/'<b>cat.png')
+    ask = ('attention_maps', 'model.safetensors', '<b>cat.png', '--query', '1,0', '--layer', '0', '--head', '1', '--out')
+    status, out, err = command(*ask, 'with', '--html')
+    assert (status, err) == (0, ''), err
+    state = json.loads(Scripts((tmp_path/'with'/'explorer.html').read_text(encoding='utf-8')).texts[0])
+    assert (state['query'], state['layer'], state['head'], state['pictures'][0]['label']) == (5, 0, 1, 'b_cat')
+    assert command(*ask, 'without')[0] == 0 and not (tmp_path/'without'/'explorer.html').exists()
 
 
 def test_page_is_whole_or_not_there(tmp_path):

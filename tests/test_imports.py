@@ -6,6 +6,7 @@ from conftest import ROOT
 
 FLOOR = dict(patches=1, attention=1, encoder=2, vit=3, checkpoints=4, attention_maps=4.5, data=4, finetune=5, explorer=5, experiments=6, report=7,
              doctor=0, assignments=.5)
+LAZY = {('attention_maps', 'explorer')}   # inside of a function, for `vit_attention --html`
 MODULES = sorted(p.stem for p in (ROOT/'vit_course').glob('[a-z]*.py'))
 
 
@@ -19,7 +20,7 @@ def imported(module):
 @pytest.mark.parametrize('module', MODULES)
 def test_imports_go_down(module):
     for level, name in imported(module):
-        if level: assert FLOOR[name] < FLOOR[module], f'{module} imports {name}, which is not below it'
+        if level and (module, name) not in LAZY: assert FLOOR[name] < FLOOR[module], f'{module} imports {name}, which is not below it'
 
 
 @pytest.mark.parametrize('module', [m for m in MODULES if FLOOR[m] <= 3 and m != 'assignments'])

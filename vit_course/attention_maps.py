@@ -692,11 +692,22 @@ def _parser():
                    help='of the overlay (default nearest: the patches as they are)')
     p.add_argument('--colours', choices=('shared', 'own'), default='shared',
                    help='of the grid: one scale for all heads, or each its own (default shared)')
+    p.add_argument('--html', action='store_true', help='write explorer.html too: a page to click in, without any request')
     p.add_argument('--out', type=Path, default=Path('attention'), metavar='DIR',
                    help='folder for the results (default attention)')
     return p
 
 # %% ../nbs/09_attention_maps.ipynb #8cad7b17
+def _save_explorer(path, model, images, scale, args, query, layer):
+    "The page of chapter 10, opened at what the command line asks for. A class that is not among the five best is not in it."
+    from vit_course.explorer import AttentionExplorer     # builds on this module: loaded only when asked for
+    explorer = AttentionExplorer(model, images, None, *SCALES[scale])
+    token = 0 if isinstance(query, str) else model.n_prefix + query[0]*model.grid[1] + query[1]
+    explorer.query, explorer.layer, explorer.head = token, layer % model.cfg.depth, args.head or 0
+    explorer.method, explorer.interpolation, explorer.scale = args.method, args.interpolation, args.colours
+    if args.target in [c['id'] for c in explorer.pictures[0]['classes']]: explorer.target = args.target
+    explorer.save_html(path, 'Attention of ' + ', '.join(images))
+
 def _look(args, folder):
     "Examine every picture and write the results into `folder`. Gives the lines to print."
     from PIL import Image
@@ -708,9 +719,10 @@ def _look(args, folder):
     model, scale = _open_model(args.source, args.img_size, args.scale)
     query, (h, w) = args.query or model.cfg.pool, pair(model.cfg.img_size)
     layer = -1 if args.layer is None else args.layer
-    lines, results = [], []
+    lines, results, smalls = [], [], {}
     for path, name, picture in zip(args.images, _names(args.images), pictures):
         small = np.array(picture.resize((w, h), Image.Resampling.BILINEAR))    # a plain resize, as in evaluation
+        smalls[name] = small
         x = normalise(torch.from_numpy(small)[None], *SCALES[scale])
         figures, map, rows = examine(model, x, args.method, layer, args.head, query, args.target)
         files = [f'{name}_heads.png', f'{name}_{args.method}.png']
@@ -722,6 +734,7 @@ def _look(args, folder):
         best = ''.join(f"class {p['class']} ({100*p['probability']:.1f} %), " for p in top)
         lines.append(f"{name}: {best}{args.method} map; two queries' rollout rows correlate "
                      f"{figures['rollout_correlation']:.3f}")
+    if args.html: _save_explorer(folder/'explorer.html', model, smalls, scale, args, query, layer)
     units = dict(entropy='nats, mean over queries, [layer][head]',
                  prefix_mass='share of the weights on tokens without a place, [layer][head]',
                  distance="pixels as the model sees them, mean over patch queries, [layer][head]",
