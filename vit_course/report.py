@@ -545,7 +545,7 @@ def missing(blocks:list[dict],  # of the whole report
     out += [f"not answered: {q}" for q in QUESTIONS if q not in found or not answered(blocks[slice(*found[q])])]
     return out
 
-# %% ../nbs/12_report.ipynb #469c14ad
+# %% ../nbs/12_report.ipynb #39a47daf
 TITLE = 'Vision Transformer'
 HERE = Path(__file__).resolve().parent if '__file__' in globals() else Path('../vit_course').resolve()    # template and page lie beside the module
 
@@ -557,7 +557,7 @@ def typst_source(blocks:list[dict],   # scrubbed
     box = [dict(t='RawBlock', c=['typst', '#unfinished[']), dict(t='BulletList', c=[item(m) for m in missing]), dict(t='RawBlock', c=['typst', ']'])] if missing else []
     def whole(b): # a short table stays on one page
         short = b['t'] == 'Table' and sum(len(body[3]) for body in b['c'][4]) <= 20
-        return [dict(t='RawBlock', c=['typst', '#block(breakable: false)[']), b, dict(t='RawBlock', c=['typst', ']'])] if short else [b]
+        return [dict(t='RawBlock', c=['typst', '#block(breakable: false, width: 100%)[']), b, dict(t='RawBlock', c=['typst', ']'])] if short else [b]
     tree = {'pandoc-api-version': [1, 23, 1], 'meta': {}, 'blocks': box + [o for b in blocks for o in whole(b)]}
     return pandoc(json.dumps(tree), 'json', 'typst', '--template', str(HERE/'report.typ'))
 
