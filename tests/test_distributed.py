@@ -21,6 +21,7 @@ def table(path):
 @pytest.fixture(scope='module')
 def both(tmp_path_factory):
     "The same runs by one process and by two."
+    if sys.platform == 'win32': pytest.skip('torchrun needs libuv, which PyTorch for Windows lacks')
     out = tmp_path_factory.mktemp('together')
     for name in ('one', 'two'): (out/name).mkdir()
     together.main(out/'one')
