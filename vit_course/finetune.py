@@ -122,7 +122,7 @@ class Schedule(Callback):
         self.opt.set_hypers(lr=self.lr * lr_factor(self.made, *self.args))
         self.made += 1
 
-# %% ../nbs/07_finetune.ipynb #b25a0344
+# %% ../nbs/07_finetune.ipynb #c8cb2249
 class ConfigError(ValueError):
     "A setting that cannot work. The message is one line and says what to do."
 
@@ -157,7 +157,7 @@ class FinetuneConfig:
     device: str = None             # cuda, mps or cpu; the best there is
     compile: bool = None           # torch.compile the blocks; on a GPU, when the run is long enough to pay for it
     grad_checkpointing: bool = False # recompute activations, to save memory
-    fast: tuple = ()               # shortcuts that cost a little accuracy: patches, depth, size
+    fast: tuple = ()               # shortcuts that trade accuracy for speed: patches, depth, size
     resume: bool = False           # go on with the run of this name
     set: dict = field(default_factory=dict) # KEY=VALUE …: fields of ViTConfig, e.g. depth=4 drop_path=0.1
 
