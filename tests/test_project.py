@@ -1,5 +1,5 @@
 "The promises of the repository about itself."
-import json, re
+import ast, json, re
 
 import pytest
 from conftest import ROOT
@@ -21,6 +21,17 @@ def test_notebook(path):
         lines = [l for s in sources for l in s.splitlines() if re.match(rf'\s*#.*{word} SOLUTION', l)] # not code that speaks of them
         assert all(re.fullmatch(rf'\s*# {word} SOLUTION', l) for l in lines), lines
     assert text.count('# BEGIN SOLUTION') == text.count('# END SOLUTION')
+
+
+@pytest.mark.parametrize('path', [p for p in NOTEBOOKS if p.stem != 'index'], ids=lambda p: p.stem)
+def test_chapter_runs_on_colab_and_builds_for_the_website(path):
+    code = [''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
+    assert 'google.colab' in code[0], 'the first code cell installs the course on Colab: copy it from another chapter'
+    for source in code[1:]:   # nbdev runs cells with imports when it builds the website, and no others
+        if re.search(r'^#\|\s*(export|eval:\s*false)', source, re.M) or 'nbdev_export()' in source: continue
+        tree = ast.parse('\n'.join('pass' if line.startswith(('%', '!')) else line for line in source.splitlines()))
+        kinds = [isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.walk(tree) if isinstance(n, ast.stmt)]
+        assert all(kinds) or not any(kinds), f'imports stand in a cell of their own:\n{source}'
 
 
 @pytest.mark.parametrize('path', sorted((ROOT/'vit_course').glob('*.py')), ids=lambda p: p.stem)

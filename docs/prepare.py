@@ -1,0 +1,70 @@
+"""Quarto and smalldocs both run this in `_proc`, before they render the notebooks that nbdev has put there.
+
+It adds what a website has and a notebook has not: pictures, a reference of all modules and commands, and under each
+table of contents the links that open the notebook in Colab or download it."""
+import configparser, json, os, shutil, subprocess, sys
+from pathlib import Path
+
+root, site = Path(__file__).resolve().parent.parent, Path.cwd()
+ini = configparser.ConfigParser(delimiters=['='])
+ini.read(root/'settings.ini', encoding='utf-8')
+cfg = ini['DEFAULT']
+github = f"{cfg['user']}/{cfg['repo']}/blob/{cfg['branch']}/nbs"
+
+
+HELP = """import contextlib, importlib, io, json, sys
+shown = []
+for name, target in json.loads(sys.argv[1]):
+    module, function = target.split(':')
+    sys.argv = [name, '--help']
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        getattr(importlib.import_module(module), function)()
+    shown.append(out.getvalue())
+print(json.dumps(shown))"""   # in a process of its own, because of the width and of what a command's import may print
+
+
+def add_links(path):
+    "Put the links into a page's front matter, which nbdev has made its first cell."
+    nb = json.loads(path.read_text(encoding='utf-8'))
+    front = nb['cells'][0]
+    source = ''.join(front['source'])
+    if front['cell_type'] != 'raw' or not source.startswith('---') or 'code-links' in source: return
+    links = [dict(text='Open in Colab', icon='play-circle', href=f'https://colab.research.google.com/github/{github}/{path.name}'),
+             dict(text='Download notebook', icon='download', href=f'https://raw.githubusercontent.com/{github.replace("/blob/", "/")}/{path.name}')]
+    front['source'] = source.replace('---\n', f'---\ncode-links: {json.dumps(links)}\n', 1)
+    path.write_text(json.dumps(nb, ensure_ascii=False), encoding='utf-8')
+
+
+def hide_markers(path):
+    "A reader of the website needs no marks of where a solution begins: drop them, and what is left of a cell that held nothing else."
+    nb = json.loads(path.read_text(encoding='utf-8'))
+    for cell in nb['cells']:
+        kept = [line for line in ''.join(cell['source']).splitlines() if line.strip() not in ('# BEGIN SOLUTION', '# END SOLUTION')]
+        cell['source'] = '\n'.join(kept)
+    nb['cells'] = [cell for cell in nb['cells'] if cell['source'].strip()]
+    path.write_text(json.dumps(nb, ensure_ascii=False), encoding='utf-8')
+
+
+def reference():
+    "A page for each module, made from its docstrings and the comments beside its parameters; and one of the commands' --help."
+    env = os.environ | {'PYTHONPATH': str(root), 'COLUMNS': '100'}
+    subprocess.run([sys.executable, '-m', 'smalldocs.cli', 'api', 'build'], check=True, env=env, stdout=subprocess.DEVNULL)
+    folder = site/'reference'
+    scripts = [line.strip().split('=') for line in cfg['console_scripts'].splitlines() if line.strip()]
+    text = ['---\ntitle: Commands\ndescription: What each command of the course can do.\n---\n']
+    shown = json.loads(subprocess.run([sys.executable, '-c', HELP, json.dumps(scripts)], check=True, env=env, capture_output=True, text=True).stdout)
+    for (name, _), help in zip(scripts, shown): text.append(f'## {name}\n\n```text\n{help.strip()}\n```\n')
+    (folder/'commands.qmd').write_text('\n'.join(text), encoding='utf-8')
+    rows = []
+    for page in sorted(folder.glob('*.qmd')):
+        head = dict(line.split(': ', 1) for line in page.read_text(encoding='utf-8').split('---')[1].strip().splitlines())
+        if page.stem != 'index': rows.append(f'| [{head["title"].strip(chr(34))}]({page.name}) | {head.get("description", "").strip(chr(34))} |')
+    (folder/'index.qmd').write_text('---\ntitle: Reference\n---\n\nShapes are those of the course: images (B,C,H,W), tokens (B,N,D), attention weights '
+                                    '(L,B,H,T,T); T counts the class token and registers, N does not.\n\n| module | what is in it |\n|---|---|\n'
+                                    + '\n'.join(rows) + '\n', encoding='utf-8')
+
+
+if __name__ == '__main__':
+    shutil.copytree(root/'nbs'/'images', site/'images', dirs_exist_ok=True, ignore=shutil.ignore_patterns('*.py'))
+    for path in site.glob('*.ipynb'): add_links(path); hide_markers(path)
+    reference()
