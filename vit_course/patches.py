@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['pair', 'patchify', 'unpatchify', 'PatchEmbed', 'sincos2d']
 
-# %% ../nbs/01_patches.ipynb #1a29225c
+# %% ../nbs/01_patches.ipynb #ded16196
 from numbers import Integral
 import torch
 from torch import nn
 
-# %% ../nbs/01_patches.ipynb #f57c9ae2
+# %% ../nbs/01_patches.ipynb #87d18612
 def pair(
     x:int|tuple[int,int] # a positive integer, or (height, width)
 ) -> tuple[int,int]: # (height, width)
@@ -20,7 +20,7 @@ def pair(
         raise ValueError(f"{x!r} is not a size: give one positive integer, or a (height, width) of two")
     return int(hw[0]), int(hw[1])
 
-# %% ../nbs/01_patches.ipynb #220e9614
+# %% ../nbs/01_patches.ipynb #94b0f1bd
 def patchify(
     x:torch.Tensor, # images (B,C,H,W), any dtype
     patch_size:int|tuple[int,int] # P, or (P_h,P_w), in pixels; must divide (H,W)
@@ -38,7 +38,7 @@ def patchify(
     x = x.reshape(B, C, h, ph, w, pw).permute(0, 2, 4, 1, 3, 5) # (B,h,w,C,P_h,P_w)
     return x.reshape(B, h*w, C*ph*pw)
 
-# %% ../nbs/01_patches.ipynb #fcf1d29e
+# %% ../nbs/01_patches.ipynb #6fa70d27
 def unpatchify(
     tokens:torch.Tensor, # flattened patches (B,N,C*P_h*P_w), any dtype
     patch_size:int|tuple[int,int], # P, or (P_h,P_w), in pixels
@@ -56,7 +56,7 @@ def unpatchify(
     x = tokens.reshape(B, h, w, channels, ph, pw).permute(0, 3, 1, 4, 2, 5) # (B,C,h,P_h,w,P_w)
     return x.reshape(B, channels, h*ph, w*pw)
 
-# %% ../nbs/01_patches.ipynb #5d5538ca
+# %% ../nbs/01_patches.ipynb #3da438cc
 class PatchEmbed(nn.Module):
     """`x_p E` of the paper's Eq. 1 (Section 3.1): a linear map of each flattened patch, done as a strided convolution.
 
@@ -84,7 +84,7 @@ class PatchEmbed(nn.Module):
                              "resize them, or make it with their img_size and in_chans")
         return self.proj(x).flatten(2).transpose(1, 2) # (B,D,h,w) -> (B,D,N) -> (B,N,D)
 
-# %% ../nbs/01_patches.ipynb #3feaab72
+# %% ../nbs/01_patches.ipynb #7f00ff14
 def sincos2d(
     grid:int|tuple[int,int], # (h,w): patches from top to bottom and from left to right
     dim:int, # D, a multiple of 4
