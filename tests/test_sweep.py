@@ -100,6 +100,13 @@ def test_study_and_its_table(sweep, tmp_path):
     assert status == 2 and 'eval_every was 6, is 5' in err and err.count('\n') == 1
 
 
+@pytest.mark.parametrize('name', ['steps', 'batch', 'precision'])          # chapter 8 runs the others
+def test_tiny_study(sweep, tmp_path, name):
+    status, out, err = sweep(name, '--size', 'tiny', '--seeds', 1, '--device', 'cpu')
+    assert status == 0 and len(list((tmp_path/'output'/f'{name}_tiny').glob('*/result.json'))) == 3, err
+    assert out.count('one seed: no telling') == 2 and out.count('baseline') == 1
+
+
 def test_a_loss_that_is_not_a_number_is_an_answer(sweep, tmp_path):
     args = ['mine', '--grid', 'learning_rate=0.001,1e30', '--seeds', 1, *QUICK[:-2], '--max_grad_norm', 0, '--optimizer', 'sgd', '--num_steps', 20, '--eval_every', 10]
     status, out, err = sweep(*args)

@@ -698,7 +698,7 @@ def format_table(table:pd.DataFrame, # of `results_table`
     lines = [' & '.join(c.replace('_', r'\_') for c in r) + r' \\' for r in [head, *rows]]
     return '\n'.join([rf"\begin{{tabular}}{{{'l'*len(keys)}{'r'*7}l}}", r'\hline', lines[0], r'\hline', *lines[1:], r'\hline', r'\end{tabular}'])
 
-# %% ../nbs/08_experiments.ipynb #bf04c48e
+# %% ../nbs/08_experiments.ipynb #62855d0b
 def _curves(ax, groups, colors):
     for g, c in zip(groups, colors):
         steps = [p[0] for p in g[0]['curve']]
@@ -722,7 +722,10 @@ def _costs(ax, groups, colors, labels, metric, title):
     low, high = (f(r['seconds'] for g in groups for r in g) for f in (min, max))
     ax.set(xlabel='seconds a run', ylabel=f"{metric.replace('_', ' ')}, %")
     ax.legend(frameon=False, fontsize=7, title=title, title_fontsize=8, loc='upper left', bbox_to_anchor=(1, 1.05))
-    if high > 4*low: ax.set_xscale('log'); ax.xaxis.set_major_formatter('{x:g}'); ax.xaxis.set_minor_formatter('')
+    if high > 4*low:
+        from matplotlib.ticker import LogLocator
+        ax.set_xscale('log'); ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter('{x:g}'); ax.xaxis.set_minor_formatter('')
 
 # %% ../nbs/08_experiments.ipynb #63a50bd3
 def plot_results(source,             # see `read_runs`
