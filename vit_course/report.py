@@ -144,8 +144,10 @@ def command_of(run:Run)->str:
     words = ['vit_sweep', run.path.parent.name, '--seeds', str(c['seed']), '--grid', *(f'{k}={show_value(v)}' for k, v in more.items())] if more else ['vit_train', '--name', c['name']]
     for f in fields(FinetuneConfig):
         v = c.get(f.name)
-        if f.name in ('name', 'set', 'device', 'output_dir', 'resume', 'local_rank') + ('seed',) * bool(more) or v is None or v == usual.get(f.name): continue
-        words += [f'--{f.name}'] if v is True else [f'--{f.name}', 'x'.join(map(str, v)) if isinstance(v, list) else f'{v:g}' if isinstance(v, float) else str(v)]
+        if f.name in ('name', 'set', 'device', 'output_dir', 'resume', 'local_rank') + ('seed',) * bool(more) or v is None or v is False or v in (usual.get(f.name), []): continue
+        if v is True: words.append(f'--{f.name}')
+        elif f.name == 'fast': words += ['--fast', *v]
+        else: words += [f'--{f.name}', 'x'.join(map(str, v)) if isinstance(v, list) else f'{v:g}' if isinstance(v, float) else str(v)]
     if c['set']: words += ['--set', *(f'{k}={json.dumps(v) if isinstance(v, list) else v}' for k, v in c['set'].items())]
     return shlex.join(words)
 
