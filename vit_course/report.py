@@ -206,9 +206,10 @@ def show_study(source:str|Path # a study of chapter 8: its folder, or a JSON fil
         plot_results(source, axes=axes)
         for ax in axes: ax.xaxis.label.set_size(7.5); ax.tick_params(labelsize=6.5)
         for line, style in zip(axes[0].lines, ('-', '--', ':', '-.') * 9): line.set(lw=1.1, ls=style)
-        title = axes[0].get_legend().get_title().get_text()
-        axes[0].get_legend().remove()
-        handles, labels = axes[0].get_legend_handles_labels()
+        shown = next(ax for ax in axes if ax.get_legend())               # one panel explains the colours
+        title = shown.get_legend().get_title().get_text()
+        handles, labels = shown.get_legend_handles_labels()
+        shown.get_legend().remove()
         fig.legend(handles, labels, loc='outside lower center', ncols=5 if max(map(len, labels)) < 12 else 2, fontsize=7, title=title or None, title_fontsize=7)
     what = f"Study {name.replace('_', ' ')}"
     return [experiment_table(source, f"{what}{': ' + escape(asked) if asked else ''}"),
