@@ -3,7 +3,7 @@ import csv, json, os, signal, subprocess, sys, time
 from pathlib import Path
 
 import pytest, together, torch
-from conftest import ROOT
+from conftest import ROOT, wait_for
 
 linux = pytest.mark.skipif(sys.platform != 'linux', reason='signals and /proc as Linux has them')
 TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_addr=127.0.0.1', '--standalone']
@@ -60,14 +60,6 @@ def start(cwd, name, *more):
 
 
 def workers(p): return [int(c) for c in Path(f'/proc/{p.pid}/task/{p.pid}/children').read_text().split() if b'vit_course.finetune' in Path(f'/proc/{c}/cmdline').read_bytes()]
-
-
-def wait_for(path, lines, p, seconds=120):
-    end = time.time() + seconds
-    while time.time() < end and p.poll() is None:
-        if path.exists() and len(path.read_text().splitlines()) >= lines: return
-        time.sleep(0.02)
-    raise AssertionError(f'{path} did not come: {p.poll()} {p.stderr.read()[-2000:]}')
 
 
 @linux

@@ -1,31 +1,17 @@
 """The explorer in a real browser: Debian's Chromium, driven by Playwright, from a file and in a live JupyterLab on this machine.
 
 Without a browser these tests skip and say so; with CI or VIT_COURSE_REQUIRE_BROWSER in the environment that is a failure."""
-import os, shutil, socket, subprocess, sys, time, urllib.request
+import os, socket, subprocess, sys, time, urllib.request
 
 import numpy as np, pytest
-from conftest import ROOT
+from conftest import ROOT, chromium, missing
 from explorer_cases import CASES, explorer, figures, make_model, make_photo, weights
 from vit_course.explorer import AttentionExplorer, unpack_rows, unpack_scores
-
-REQUIRED = bool(os.environ.get('CI') or os.environ.get('VIT_COURSE_REQUIRE_BROWSER'))
-
-
-def no_browser(reason):
-    if REQUIRED: pytest.fail(f'{reason}, and this must not be skipped here')
-    pytest.skip(reason)
 
 
 @pytest.fixture(scope='module')
 def browser():
-    path = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-    try: from playwright.sync_api import sync_playwright
-    except ImportError: no_browser('playwright is not installed: pip install playwright')
-    if not path: no_browser('there is no Chromium: apt-get install chromium')
-    with sync_playwright() as p:
-        b = p.chromium.launch(executable_path=path, args=['--no-sandbox'])
-        yield b
-        b.close()
+    with chromium() as b: yield b
 
 
 class Page:
@@ -294,7 +280,7 @@ task = asyncio.ensure_future(listen())
 def lab(tmp_path):
     "A JupyterLab of its own on 127.0.0.1, with a notebook that shows an explorer."
     try: import jupyterlab  # noqa: F401
-    except ImportError: no_browser('jupyterlab is not installed: pip install jupyterlab')
+    except ImportError: missing('jupyterlab is not installed: pip install jupyterlab')
     import nbformat
     cells = [SETUP.format(root=str(ROOT), tests=str(ROOT/'tests')), 'ex', 'controls = ex.controls()\ncontrols', LISTEN]
     kernel = dict(name='python3', display_name='Python 3', language='python')

@@ -1,7 +1,6 @@
 "`vit_sweep` as a person uses it: mistakes, killing and going on, several processes on one study."
-import csv, io, json, os, subprocess, sys, time
+import csv, functools, io, json, os, subprocess, sys, time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -11,15 +10,10 @@ QUICK = ['--model_type', 'testing', '--img_size', '8', '--set', 'patch_size=2', 
 
 
 @pytest.fixture
-def sweep(tmp_path, monkeypatch, capsys):
+def sweep(in_process):
     "vit_sweep in this process: (status, stdout, stderr)."
-    monkeypatch.chdir(tmp_path)
     from vit_course.experiments import vit_sweep
-    def run(*args):
-        try: status = vit_sweep([str(a) for a in args])
-        except SystemExit as e: status = e.code
-        return status, *capsys.readouterr()
-    return run
+    return functools.partial(in_process, vit_sweep)
 
 
 def board(folder, storage=None):

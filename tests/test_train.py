@@ -1,9 +1,9 @@
 "`vit_train` as a person uses it: the command line, its errors, stopping and going on."
-import csv, json, os, signal, subprocess, sys, time
+import functools, csv, json, os, signal, subprocess, sys
 from pathlib import Path
 
 import pytest, torch
-from conftest import ROOT, SHARED
+from conftest import ROOT, wait_for
 
 QUICK = ['--model_type', 'testing', '--device', 'cpu']
 
@@ -80,15 +80,10 @@ MISTAKES = [
 
 
 @pytest.fixture
-def fast_main(tmp_path, monkeypatch, capsys):
+def fast_main(in_process):
     "vit_train in this process: (status, stdout, stderr)."
-    monkeypatch.chdir(tmp_path)
     from vit_course.finetune import vit_train
-    def run(*args):
-        try: status = vit_train([str(a) for a in args])
-        except SystemExit as e: status = e.code
-        return status, *capsys.readouterr()
-    return run
+    return functools.partial(in_process, vit_train)
 
 
 @pytest.mark.parametrize('args, words', MISTAKES, ids=lambda v: ' '.join(v) if isinstance(v, list) else '')
@@ -147,14 +142,6 @@ def start(tmp_path, name, *more):
     env = os.environ | {'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': ''}
     return subprocess.Popen([sys.executable, '-m', 'vit_course.finetune', '--name', name, *QUICK, '--num_steps', '400', '--eval_every', '40', '--set', 'drop=0.1', *more],
                             cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(path, lines, process, seconds=120):
-    end = time.time() + seconds
-    while time.time() < end and process.poll() is None:
-        if path.exists() and len(path.read_text().splitlines()) >= lines: return
-        time.sleep(0.02)
-    raise AssertionError(f'{path} did not come: {process.poll()}')
 
 
 def test_interrupted_and_killed_runs_end_like_an_undisturbed_one(tmp_path):
