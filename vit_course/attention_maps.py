@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FUSIONS', 'SCALES', 'evaluating', 'as_written', 'Captured', 'capture_attention', 'attention_maps', 'to_grid',
-           'show_heads', 'entropy', 'prefix_mass', 'bare', 'class_numbers', 'patch_filters', 'position_similarity',
+           'show_heads', 'entropy', 'prefix_mass', 'class_numbers', 'patch_filters', 'position_similarity',
            'attention_distance', 'fuse', 'rollout', 'query_correlation', 'mean_correlation', 'attention_flow',
            'relevance', 'normalise', 'unnormalise', 'overlay', 'ablate', 'head_effects', 'DeletionInsertion',
            'deletion_insertion', 'pixel_norm', 'pointing', 'shuffled', 'rank_correlation', 'examine', 'vit_attention']
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from .attention import MultiHeadAttention
 from .doctor import OneLineParser
 from .patches import pair, patchify
-from .vit import VisionTransformer
+from .vit import VisionTransformer, bare
 
 # %% ../nbs/09_attention_maps.ipynb #8caef4c8
 @contextmanager
@@ -216,12 +216,6 @@ def prefix_mass(
     return weights[..., :n_prefix].sum(-1)
 
 # %% ../nbs/09_attention_maps.ipynb #64445355
-def bare(model:nn.Module)->VisionTransformer: # any module
-    "The Vision Transformer inside of torch.compile and DistributedDataParallel. TypeError when there is none."
-    for m in model.modules():
-        if isinstance(m, VisionTransformer): return m
-    raise TypeError(f"a VisionTransformer is needed, not a {type(model).__name__}")
-
 def class_numbers(
     target:int|torch.Tensor|None, # one class for all, one for each image (B,), or None for the predicted ones
     logits:torch.Tensor           # (B,K)

@@ -11,7 +11,7 @@ __all__ = ['LAYOUTS', 'KINDS', 'TABLES', 'DAMAGE', 'DTYPES', 'ALIASES', 'KNOWN',
            'Checkpoint', 'verify_checkpoint', 'download', 'vit_weights']
 
 # %% ../nbs/05_checkpoints.ipynb #0fb96a8d
-import argparse, hashlib, json, math, os, re, struct, sys, time, zipfile, zlib
+import hashlib, json, math, os, re, struct, sys, time, zipfile, zlib
 import urllib.error, urllib.parse, urllib.request
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 from .doctor import OneLineParser
 from .patches import pair
-from .vit import CONFIGS, ViTConfig, VisionTransformer, create_vit
+from .vit import CONFIGS, ViTConfig, VisionTransformer, create_vit, bare
 
 # %% ../nbs/05_checkpoints.ipynb #01456c55
 LAYOUTS = {  # name: (from file to model, from model to file with H heads)
@@ -588,14 +588,6 @@ def find_checkpoint(source)->Path: # a file, a folder, or a name in `CHECKPOINTS
     if name and not path.exists(): raise CheckpointError(path, f"no such file: `vit_weights fetch {name}` gets it")
     return path
 
-def _bare(model):
-    "The Vision Transformer inside of torch.compile and DistributedDataParallel."
-    while not isinstance(model, VisionTransformer):
-        inner = getattr(model, '_orig_mod', None) or getattr(model, 'module', None)
-        if inner is None: raise TypeError(f"a checkpoint goes into a VisionTransformer, not into a {type(model).__name__}")
-        model = inner
-    return model
-
 # %% ../nbs/05_checkpoints.ipynb #1ded2751
 def _check_options(format, head, resize):
     for what, value, allowed in (('format', format, TABLES), ('head', head, ('keep', 'new')), ('resize', resize, RESIZE)):
@@ -626,7 +618,7 @@ def _difference(file, ours, grid):
 def inspect_checkpoint(model, source, format='auto', head='auto', resize='auto', grid=None)->LoadReport:
     "What `load_checkpoint` would do: it reads no numbers, changes nothing, and raises CheckpointError only for damaged files."
     _check_options(format, head, resize)
-    if model is not None: model = _bare(model)
+    if model is not None: model = bare(model)
     with open_checkpoint(find_checkpoint(source)) as file:
         recognise(file, format)
         return plan(file, _empty(guess_config(file, grid)) if model is None else model, head, resize, grid)[1]
@@ -642,7 +634,7 @@ def load_checkpoint(model:VisionTransformer|None,   # where to; None: build it f
     sizes as in Section 3.1 and 3.2 of the paper. CheckpointError, with the model as it was, when the file is damaged, does not fit,
     or holds NaN or infinity. ValueError for an unknown option."""
     _check_options(format, head, resize)
-    if model is not None: model = _bare(model)
+    if model is not None: model = bare(model)
     with open_checkpoint(find_checkpoint(source)) as file:
         recognise(file, format)
         if model is None: model = _empty(guess_config(file, grid))
@@ -685,7 +677,7 @@ def save_checkpoint(model:VisionTransformer, # on any device
                     metadata:dict=None       # more to remember; values are kept as strings
                    ):
     "Write weights and config as safetensors, so that `load_checkpoint(None, path)` rebuilds the model. OSError when that fails."
-    model = _bare(model)
+    model = bare(model)
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     config = json.dumps(asdict(model.cfg))
     crcs = {'vit_course': zlib.crc32(config.encode()), **{k: checksum(k, v) for k, v in state.items()}}
@@ -697,7 +689,7 @@ def save_npz(model:VisionTransformer, # on any device, of any floating type
              path                     # of the file
             ):
     "Write float32 weights as Google's own loader reads them. CheckpointError when the model has something without a name there."
-    model = _bare(model)
+    model = bare(model)
     state, cfg = model.state_dict(), model.cfg
     alien = [k for k in state if places('npz', k) is None] + ["pool='mean'"]*(cfg.pool != 'cls')
     alien += [f'pos_embed={cfg.pos_embed!r}']*(cfg.pos_embed != 'learned')

@@ -14,10 +14,11 @@ import anywidget, ipywidgets, numpy as np, torch, traitlets
 from fastcore.basics import patch
 from PIL import Image
 from torch import nn
-from .attention_maps import bare, capture_attention, evaluating, normalise, relevance, rollout, unnormalise
+from .attention_maps import capture_attention, evaluating, normalise, relevance, rollout, unnormalise
 from .checkpoints import replacing
 from .data import DataError, open_image
 from .patches import pair
+from .vit import bare
 
 # %% ../nbs/10_explorer.ipynb #9e2d27ed
 def pack_rows(
@@ -193,7 +194,7 @@ class AttentionExplorer(anywidget.AnyWidget):
     @traitlets.observe('image')
     def _move(self, change): # another picture may be smaller, or have other classes
         for name, allowed in self._fits(self.image).items():
-            if (now := getattr(self, name)) not in allowed:
+            if getattr(self, name) not in allowed:
                 setattr(self, name, allowed[-1] if name in ('layer', 'head') else allowed[0])
 
     def __repr__(self):
