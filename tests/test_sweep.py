@@ -71,6 +71,13 @@ def test_optuna_is_missing(sweep, monkeypatch):
     assert status == 2 and "pip install 'vit_course[sweep]'" in err and err.count('\n') == 1
 
 
+@pytest.mark.parametrize('module, package', [('psycopg', "'psycopg[binary]'"), ('psycopg2', 'psycopg2-binary')])
+def test_a_driver_is_missing(sweep, monkeypatch, module, package):
+    monkeypatch.setitem(sys.modules, module, None)
+    status, out, err = sweep('mine', '--grid', 'depth=1', *QUICK, '--storage', f'postgresql+{module}://me:secret@127.0.0.1:1/db')
+    assert status == 2 and f'pip install {package}' in err and 'secret' not in err and err.count('\n') == 1, err
+
+
 def test_data_that_are_not_there(sweep):
     status, out, err = sweep('mine', '--grid', 'depth=1', *QUICK, '--dataset', 'folder', '--data_dir', 'nowhere')
     assert status == 2 and 'nowhere is not a folder' in err and err.count('\n') == 1
@@ -175,8 +182,17 @@ while claim := board.claim():
 """
 
 
-@pytest.mark.parametrize('storage, what', [('sqlite:///race.db', 'grid'), ('journal:race.log', 'search')])
+def drop_study(storage):
+    import optuna
+    try: optuna.delete_study(study_name='race', storage=storage)
+    except KeyError: pass                                      # there is none
+
+
+@pytest.mark.parametrize('storage, what', [('sqlite:///race.db', 'grid'), ('journal:race.log', 'search'), ('postgresql', 'grid'), ('postgresql', 'search')])
 def test_a_race_without_training(tmp_path, storage, what):
+    if storage == 'postgresql':
+        storage = os.environ.get('VIT_COURSE_POSTGRES') or pytest.skip('VIT_COURSE_POSTGRES=postgresql://user@host/empty_database is not set')
+        drop_study(storage)
     env = os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
     workers = [subprocess.Popen([sys.executable, '-c', CLAIM, storage, what], cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     said = [w.communicate(timeout=200) for w in workers]

@@ -263,7 +263,7 @@ def trial_config(settings, seed, base, folder):
     return check_trial(TrialConfig(name=run_name(settings, seed), seed=seed, output_dir=str(folder), resume=True, set=vit,
                                    **{k: v for k, v in both.items() if k in ours}))
 
-# %% ../nbs/08_experiments.ipynb #26fe1846
+# %% ../nbs/08_experiments.ipynb #58895eff
 def _optuna():
     try: import optuna
     except ImportError: raise SweepError("Optuna is not installed: pip install 'vit_course[sweep]'") from None
@@ -276,7 +276,9 @@ def _open_database(url, hidden):
     options = dict(connect_args=dict(timeout=60)) if lite else dict(pool_pre_ping=True)
     for attempt in itertools.count():
         try: storage = optuna.storages.RDBStorage(url, engine_kwargs=options); break
-        except ImportError: raise SweepError(f"--storage {hidden} needs a driver: pip install psycopg2-binary for PostgreSQL") from None
+        except ImportError as e:
+            driver = {'psycopg': "'psycopg[binary]'", 'psycopg2': 'psycopg2-binary'}.get(n := getattr(e.__cause__, 'name', None), n)
+            raise SweepError(f"--storage {hidden} needs a driver: pip install {driver or 'one for that database'}") from None
         except sqlalchemy.exc.ArgumentError:
             raise SweepError(f"--storage {hidden} is neither journal:PATH nor a URL such as postgresql://user@host/db") from None
         except sqlalchemy.exc.SQLAlchemyError as e:    # another process may be creating the same tables
@@ -750,7 +752,7 @@ def plot_results(source,             # see `read_runs`
     _costs(axes[2], groups, colors, labels, metric, keys[0] if one else None)
     return axes
 
-# %% ../nbs/08_experiments.ipynb #ca7d6cf2
+# %% ../nbs/08_experiments.ipynb #acb1ee5d
 @dataclass(frozen=True)
 class Study:
     "A question, and the runs that answer it, at three sizes."
@@ -759,7 +761,7 @@ class Study:
     base: dict        # {size: settings of all runs}
     seeds: dict = field(default_factory=lambda: dict(tiny=2, laptop=3, gpu=5)) # {size: runs of each point}
 
-_tiny = dict(dataset='digits', model_type='testing', img_size=8, min_area=0.8, learning_rate=5e-3, num_steps=40, eval_every=40,
+_tiny = dict(dataset='digits', model_type='testing', img_size=8, min_area=0.8, learning_rate=5e-3, num_steps=30, eval_every=30,
              set=dict(patch_size=2))
 _digits = dict(dataset='digits', model_type='ViT-digits', num_steps=600, eval_every=100, eval_batch_size=256)
 _cifar = dict(dataset='cifar10', model_type='ViT-tiny_4', num_steps=200, eval_every=100, eval_batch_size=250,
