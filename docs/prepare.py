@@ -23,26 +23,22 @@ for name, target in json.loads(sys.argv[1]):
 print(json.dumps(shown))"""   # in a process of its own, because of the width and of what a command's import may print
 
 
-def add_links(path):
+def add_links(nb, name):
     "Put the links into a page's front matter, which nbdev has made its first cell."
-    nb = json.loads(path.read_text(encoding='utf-8'))
     front = nb['cells'][0]
     source = ''.join(front['source'])
     if front['cell_type'] != 'raw' or not source.startswith('---') or 'code-links' in source: return
-    links = [dict(text='Open in Colab', icon='play-circle', href=f'https://colab.research.google.com/github/{github}/{path.name}'),
-             dict(text='Download notebook', icon='download', href=f'https://raw.githubusercontent.com/{github.replace("/blob/", "/")}/{path.name}')]
+    links = [dict(text='Open in Colab', icon='play-circle', href=f'https://colab.research.google.com/github/{github}/{name}'),
+             dict(text='Download notebook', icon='download', href=f'https://raw.githubusercontent.com/{github.replace("/blob/", "/")}/{name}')]
     front['source'] = source.replace('---\n', f'---\ncode-links: {json.dumps(links)}\n', 1)
-    path.write_text(json.dumps(nb, ensure_ascii=False), encoding='utf-8')
 
 
-def hide_markers(path):
+def hide_markers(nb):
     "A reader of the website needs no marks of where a solution begins: drop them, and what is left of a cell that held nothing else."
-    nb = json.loads(path.read_text(encoding='utf-8'))
     for cell in nb['cells']:
         kept = [line for line in ''.join(cell['source']).splitlines() if line.strip() not in ('# BEGIN SOLUTION', '# END SOLUTION')]
         cell['source'] = '\n'.join(kept)
     nb['cells'] = [cell for cell in nb['cells'] if cell['source'].strip()]
-    path.write_text(json.dumps(nb, ensure_ascii=False), encoding='utf-8')
 
 
 def reference():
@@ -66,5 +62,8 @@ def reference():
 
 if __name__ == '__main__':
     shutil.copytree(root/'nbs'/'images', site/'images', dirs_exist_ok=True, ignore=shutil.ignore_patterns('*.py'))
-    for path in site.glob('*.ipynb'): add_links(path); hide_markers(path)
+    for path in site.glob('*.ipynb'):
+        nb = json.loads(path.read_text(encoding='utf-8'))
+        add_links(nb, path.name); hide_markers(nb)
+        path.write_text(json.dumps(nb, ensure_ascii=False), encoding='utf-8')
     reference()

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT
 from vit_course.assignments import (AssignmentError, Limits, PARTS, Student, build_assignment, can_jail, cells_of, directive,
-                                    find_exercises, grade_notebook, grade_submission, graded_names, needed, package_without, pieces, plain,
-                                    read_cells, read_course, read_submission, run_test, vit_assign)
+                                    find_exercises, grade_notebook, grade_submission, graded_names, package_without, pieces, plain, read_course,
+                                    read_submission, run_test, vit_assign)
 
 LESSONS, HIDDEN = ROOT/'nbs', ROOT/'hidden_tests'
 COURSE = read_course(LESSONS, HIDDEN)

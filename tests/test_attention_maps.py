@@ -6,9 +6,7 @@ from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
-from vit_course import attention_maps as A
 from vit_course.attention_maps import *
-from vit_course.attention import MultiHeadAttention
 from vit_course.vit import ViTConfig, VisionTransformer, create_vit
 
 TINY = dict(img_size=(16, 24), patch_size=8, dim=32, depth=3, heads=4, mlp_dim=64, num_classes=5)
@@ -165,7 +163,7 @@ def test_nested_and_repeated_and_crossed():
 def test_the_model_is_restored_after_an_exception(how):
     model = shaken(attn_drop=.1).train()
     model.encoder.blocks[1].eval()
-    modes, x, bomb = [m.training for m in model.modules()], pictures(model, 1), torch.nn.Identity()
+    modes, x = [m.training for m in model.modules()], pictures(model, 1)
     def explode(m, i): raise ZeroDivisionError
     model.head.register_forward_pre_hook(explode)
     before = hooks(model)
@@ -233,7 +231,7 @@ def test_gradient_checkpointing():
     want, model.encoder.checkpointing = attention_maps(model, x), True
     with capture_attention(model) as cap:
         loss = model(x).sum()
-        first = model(2*x)                      # another forward in between: recomputing the first one must not count
+        model(2*x)                      # another forward in between: recomputing the first one must not count
         loss.backward()
     torch.testing.assert_close(cap.weights, attention_maps(model, 2*x))
     with capture_attention(model) as cap: model(x).sum().backward()

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from vit_course import checkpoints as C
 from vit_course.checkpoints import (CHECKPOINTS, CheckpointError, inspect_checkpoint, load_checkpoint, load_npz, resize_pos_embed, save_checkpoint,
                                     save_npz, verify_checkpoint)
-from vit_course.vit import ViTConfig, VisionTransformer, create_vit
+from vit_course.vit import create_vit
 
 timm = pytest.importorskip('timm')
 torchvision = pytest.importorskip('torchvision')

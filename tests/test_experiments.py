@@ -1,6 +1,6 @@
 "Settings, tables and results of experiments; the command and its workers are in test_sweep.py."
 import json, math, re
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest, torch

@@ -1,8 +1,6 @@
 """The faults of the script that the course replaces, numbered as they were counted. Each test fails on code that has the fault.
 (11 and 12, key names on Windows and the hybrid's numerics, are in test_checkpoints.py; 14, attention maps, comes with them.)"""
-import json, re, warnings
-from dataclasses import replace
-from pathlib import Path
+import warnings
 
 import pytest, torch
 from torch import nn
@@ -10,7 +8,7 @@ from torch import nn
 warnings.filterwarnings('ignore')
 import vit_course.finetune as ft
 from fastai.callback.core import Callback
-from vit_course.data import DATASETS, Batches, ImageSet
+from vit_course.data import DATASETS, Batches
 from vit_course.finetune import ConfigError, FinetuneConfig, complete, finetune, get_learner
 from vit_course.vit import CONFIGS, create_vit
 

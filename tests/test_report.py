@@ -6,8 +6,8 @@ from conftest import ROOT
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
 from vit_course import report as R
 from vit_course.finetune import vit_train
-from vit_course.report import (QUESTIONS, Figure, ReportError, Run, Table, answered, blocks_of, build_report, check_lastname, command_of, execute, experiment_tables, find_runs,
-                               flatten, missing, model_table, put_answers, safe_picture, scrub, sections, typeset, typst_source, vit_report)
+from vit_course.report import (QUESTIONS, Figure, ReportError, Run, Table, answered, blocks_of, check_lastname, command_of, execute, experiment_tables, find_runs, flatten,
+                               model_table, safe_picture, scrub, sections, typeset, typst_source, vit_report)
 from datetime import datetime, timezone
 
 DAY = datetime(2026, 1, 2, tzinfo=timezone.utc)

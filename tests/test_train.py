@@ -166,7 +166,6 @@ def test_interrupted_and_killed_runs_end_like_an_undisturbed_one(tmp_path):
 
 
 def test_damaged_last_state_falls_back(fast_main, tmp_path):
-    from vit_course.finetune import FinetuneConfig
     args = ['--name', 'x', *QUICK, '--num_steps', 30, '--eval_every', 10]
     assert fast_main(*args)[0] == 0
     run = tmp_path/'output'/'x'; whole = params(state(run))

@@ -1,5 +1,5 @@
 "Fetching from servers that misbehave, all of them on this machine, and the command `vit_weights`."
-import hashlib, os, threading
+import hashlib, threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np, pytest, torch

@@ -16,11 +16,10 @@ __all__ = ['PARTS', 'FIELDS', 'HEADING', 'BEGIN', 'END', 'Piece', 'PLACE', 'PROG
 import ast, csv, inspect, json, os, random, re, secrets, shutil, subprocess, sys, symtable, tempfile, textwrap
 import threading, time
 from collections import namedtuple
-from dataclasses import dataclass, field, asdict
+from dataclasses import dataclass, asdict
 from importlib.util import find_spec
 from pathlib import Path
 from queue import Empty, Queue
-from types import SimpleNamespace
 from .doctor import OneLineParser
 
 # %% ../nbs/13_assignments.ipynb #efcc7377
@@ -713,7 +712,7 @@ def grade_notebook(
     **kwargs # of Student: jail, hide, limits
 ):
     "Run a stranger's notebook and all tests on it: [(test, error)] and what happened when its cells ran."
-    student, deaths, results, errors = None, 0, [], []
+    student, deaths, why, results, errors = None, 0, '', [], []
     for test in tests:
         try:
             if deaths > 2: raise Gone(why)

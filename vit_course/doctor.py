@@ -194,7 +194,7 @@ def check_folder(
     return Check('folder', 'ok', f"can write into {folder.name or folder}")
 
 # %% ../nbs/00_setup.ipynb #dfea2a69
-LESSONS = ('nbdev', 'timm', 'scikit-image', 'ipykernel')
+LESSONS = ('nbdev', 'timm', 'scikit-image', 'optuna', 'ipykernel')
 
 def check_lessons(missing): # names of packages
     "Is everything there that the notebooks use beside the package?"

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['WIDTH', 'STYLE', 'LINES', 'MOST_PICTURES', 'QUESTIONS', 'PLACEHOLDER', 'READER', 'NOTHING', 'UNNUMBERED', 'TITLE',
            'HERE', 'ReportError', 'Run', 'read_run', 'find_runs', 'escape', 'Code', 'Table', 'show_count', 'vit_of',
-           'model_table', 'command_of', 'appendix', 'as_trial', 'experiment_table', 'experiment_tables', 'show_study',
-           'Figure', 'plot_curves', 'best_run', 'resized', 'list_pictures', 'pictures_for', 'as_input',
-           'attention_figures', 'read_notebook', 'execute', 'pandoc', 'fenced', 'flatten', 'blocks_of', 'walk', 'plain',
-           'scrub', 'safe_picture', 'sections', 'answered', 'put_answers', 'missing', 'typst_source', 'typeset',
-           'Report', 'check_lastname', 'check_tools', 'build_report', 'vit_report']
+           'model_table', 'command_of', 'appendix', 'as_trial', 'in_one_column', 'experiment_table',
+           'experiment_tables', 'show_study', 'Figure', 'plot_curves', 'best_run', 'resized', 'list_pictures',
+           'pictures_for', 'as_input', 'attention_figures', 'read_notebook', 'execute', 'pandoc', 'fenced', 'flatten',
+           'blocks_of', 'walk', 'plain', 'scrub', 'safe_picture', 'sections', 'answered', 'put_answers', 'missing',
+           'typst_source', 'typeset', 'Report', 'check_lastname', 'check_tools', 'build_report', 'vit_report']
 
 # %% ../nbs/12_report.ipynb #a8739f42
 import base64, csv, hashlib, html, io, json, math, os, re, shlex, sys, tempfile
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 import torch
@@ -162,7 +162,7 @@ def appendix(runs:list[Run])->list[Table]:
     rows = [{'Runs': 'all' if len(versions) == 1 else ', '.join(names)} | {k: v or '–' for k, v in json.loads(key).items()} for key, names in versions.items()]
     return [commands, made, Table(rows, "Versions.")]
 
-# %% ../nbs/12_report.ipynb #1b16eb96
+# %% ../nbs/12_report.ipynb #14cf5b0b
 def as_trial(run:Run)->dict:
     "A run as chapter 8 takes it."
     settings = {k: v for k, v in run.settings.items() if k != 'set'} | run.config['set']
@@ -170,8 +170,14 @@ def as_trial(run:Run)->dict:
     own = CONFIGS.get(run.config['model_type'])
     return dict(settings=untuple(settings), point=None, seed=run.config['seed'], own=own) | {k: run.result[k] for k in ('test_accuracy', 'valid_accuracy', 'images_per_second', 'seconds', 'parameters')}
 
+def in_one_column(rows, keys):
+    "Many settings are too wide for a page: one column that says in what each row differs from the baseline."
+    base = next(r for r in rows if r['against baseline'] == 'baseline')
+    def change(r): return ', '.join(f'{k} {r[k]}' for k in keys if r[k] != base[k]) or 'baseline'
+    return [dict(setting=change(r)) | {k: v for k, v in r.items() if k not in (*keys, 'images/s')} for r in rows], ', '.join(f'{k} {base[k]}' for k in keys)
+
 def experiment_table(trials, caption, **kw)->Table:
-    "`results_table` of chapter 8 for a page: without columns that say the same in every row."
+    "`results_table` of chapter 8 for a page: without columns that say the same in every row, and with one for all settings when they are many."
     lines = [line[2:-2].split(' | ') for line in format_table(results_table(trials, **kw)).splitlines()]
     rows = [dict(zip([h or 'against baseline' for h in lines[0]], (c.strip() for c in row))) for row in lines[2:]]
     same = [k for k in ('parameters', 'seeds') if len({r[k] for r in rows}) == 1 and len(rows) > 1]
@@ -180,8 +186,11 @@ def experiment_table(trials, caption, **kw)->Table:
     notes = [f"{n} seed{'s' * (n != '1')} for each setting"] * ('seeds' in same) + ["mean ± standard deviation over seeds"] * any(r['seeds'] != '1' for r in rows)
     notes += ["the star marks the best on validation", "differences are in points of test accuracy"]
     notes += ["“noise” means that their interval contains zero"] * any(r['against baseline'] == 'within seed noise' for r in rows)
+    if len(keys := list(rows[0])[:list(rows[0]).index('seeds')]) > 2:
+        rows, base = in_one_column(rows, keys)
+        notes += [escape(f"the baseline has {base.replace('_', ' ')}")]
     text = '; '.join(notes)
-    return Table([{k.replace('_', ' '): short(v) for k, v in r.items() if k not in same} for r in rows], f"{caption}{'' if caption[-1] in '.?' else '.'} {text[0].upper()}{text[1:]}.")
+    return Table([{k.replace('_', ' '): v.replace('_', ' ') if k == 'setting' else short(v) for k, v in r.items() if k not in same} for r in rows], f"{caption}{'' if caption[-1] in '.?' else '.'} {text[0].upper()}{text[1:]}.")
 
 def experiment_tables(runs:list[Run])->list[Table]:
     "Your runs, one table for each data set; the setting that was run first is the baseline."
