@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
-from vit_course.assignments import (AssignmentError, Limits, PARTS, Student, build_assignment, can_jail, cells_of, directive,
+from vit_course.assignments import (AssignmentError, Limits, PARTS, Student, build_assignment, can_jail, cells_of, count, directive,
                                     find_exercises, grade_notebook, grade_submission, graded_names, package_without, pieces, plain, read_course,
-                                    read_submission, run_test, vit_assign)
+                                    read_submission, run_test, vit_assign, write_grades)
 
 LESSONS, HIDDEN = ROOT/'nbs', ROOT/'hidden_tests'
 COURSE = read_course(LESSONS, HIDDEN)
@@ -307,7 +307,7 @@ def answer(exercise, what): return next(code for _, e, w, code in answers('01_pa
 
 @pytest.mark.parametrize('args, complaint', [
     ((), 'required'), (('build',), '--out'), (('build', '--out', 'x', '--lessons', 'nowhere'), 'no exercises'), (('grade', '--out', 'x'), 'submissions'),
-    (('build', '--out', '.'), 'exists'), (('build', '--out', 'a/b/c', '--lessons', LESSONS), 'is no folder'),
+    (('build', '--out', '.'), 'exists'), (('grade', 'empty', '--out', 'x', '--lessons', LESSONS, '--tests', HIDDEN, '--no_jail', '--jobs', '0'), 'at least 1'), (('build', '--out', 'a/b/c', '--lessons', LESSONS), 'is no folder'),
     (('build', '--out', 'x', '--edition', 'word'), 'invalid choice'), (('grade', 'empty', '--out', 'x', '--limit', 'time=3'), 'is no limit'),
     (('grade', 'empty', '--out', 'x', '--lessons', LESSONS, '--tests', 'nowhere'), 'has no hidden test'),
     (('build', '--out', 'x', '--lessons', LESSONS, '--tests', 'nowhere', '--edition', 'otter'), 'has no hidden test'),
@@ -365,17 +365,70 @@ def clean(text):
 def test_plain_round_trip(tmp_path):
     build_assignment(LESSONS, tmp_path/'out')
     files = {p.name for p in (tmp_path/'out').iterdir()}
-    assert files == {f'{o}.ipynb' for o in COURSE.exercises}
-    for p in (tmp_path/'out').iterdir(): clean(p.read_text(encoding='utf-8'))
+    assert files == {f'{o}.ipynb' for o in COURSE.exercises} | {'vit_course'}
+    for p in (tmp_path/'out').rglob('*.*'): clean(p.read_text(encoding='utf-8'))
     if NO_JAIL: return
     (tmp_path/'in'/'ada').mkdir(parents=True)
     shutil.copy(tmp_path/'out'/'01_patches.ipynb', tmp_path/'in'/'ada')
     r = grade_submission(tmp_path/'in'/'ada', COURSE, seed=0)
     assert r['points'] == 0 and r['answers']['why_patches'] == ''
     (tmp_path/'in'/'ada'/'01_patches.ipynb').write_text(made('01_patches', True), encoding='utf-8')
-    one = SimpleNamespace(**{k: {'01_patches': v['01_patches']} for k, v in vars(COURSE).items()})
+    one = SimpleNamespace(**{k: {'01_patches': v['01_patches']} for k, v in vars(COURSE).items() if k != 'folders'})
     r = grade_submission(tmp_path/'in'/'ada', one, seed=0)
     assert r['points'] == pytest.approx(1.) and r['open'] == pytest.approx(.25) and not r['notes']
+
+
+def test_the_package_beside_the_plain_edition(tmp_path):
+    "It trains nobody's answers but the student's: with stubs it names the exercise, solved it works, damaged it says so."
+    build_assignment(LESSONS, tmp_path/'out')
+    def ask(code):
+        env = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'} | dict(OMP_NUM_THREADS='1')
+        done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path/'out', env=env, capture_output=True, text=True)
+        return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
+    vit = "import torch; from vit_course.vit import create_vit; print(create_vit('testing')(torch.zeros(1, 3, 16, 16)).shape[0])"
+    interval = "from vit_course.experiments import paired_interval; print(round(paired_interval([3., 5., 7.], [1., 2., 3.])[1], 3))"
+    assert 'NotImplementedError: 1.1 PatchEmbed' in ask(vit) and 'NotImplementedError: 1.2 ' in ask(interval)
+    assert 'left to you' in ask('import torch; from vit_course.attention_maps import rollout; rollout(torch.ones(1, 1, 1, 2, 2))')
+    for lesson in COURSE.exercises: (tmp_path/'out'/f'{lesson}.ipynb').write_text(made(lesson, True), encoding='utf-8')
+    assert (ask(vit), ask(interval)) == ('1', '0.516')
+    (tmp_path/'out'/'01_patches.ipynb').unlink()
+    assert 'NotImplementedError: PatchEmbed is an exercise: 01_patches.ipynb' in ask(vit)
+
+
+def test_everything_right_is_five_points_and_the_bonus(tmp_path):
+    if NO_JAIL: pytest.skip(NO_JAIL)
+    (tmp_path/'ada').mkdir()
+    for lesson in COURSE.exercises: (tmp_path/'ada'/f'{lesson}.ipynb').write_text(made(lesson, True), encoding='utf-8')
+    r = grade_submission(tmp_path/'ada', COURSE, seed=0)
+    read = {e.id: e.points for o in COURSE.exercises.values() for e in o if e.manual}
+    assert not r['notes'] and r['open'] == pytest.approx(sum(read.values())) and r['points'] == pytest.approx(5.3 - r['open'])
+    assert all(r['answers'].values()) and count(r, read)['points'] == pytest.approx(5.3) and r['open'] == 0
+
+
+def test_grading_goes_on(tmp_path):
+    "Stopped in the middle, started again, handed in again, and in parallel: everybody is graded once, and nothing is lost."
+    lessons, tests = small(tmp_path)
+    course, folder, out = read_course(lessons, tests), tmp_path/'in', tmp_path/'out'
+    def hand_in(who, body): (folder/who).mkdir(parents=True, exist_ok=True); (folder/who/'lesson.ipynb').write_text(json.dumps(dict(cells=[dict(cell_type='code', source=body)])))
+    for who in ('ada', 'ben', 'cyd'): hand_in(who, 'def double(x): return 2*x')
+    grading = write_grades(folder, out, course, jail=not NO_JAIL)
+    assert next(grading)['student'] == 'ada'; grading.close()                                  # stopped
+    assert not (out/'ben'/'report.json').exists() and len((out/'grades.csv').read_text().splitlines()) == 2
+    seed = json.loads((out/'grading.json').read_text())['seed']
+    assert [r['student'] for r in write_grades(folder, out, course, jail=not NO_JAIL)] == ['ben', 'cyd']
+    (out/'cyd'/'report.json').write_text('{')                                                  # as if the disk had been full
+    hand_in('ben', 'def double(x): return 3*x')
+    (out/'to_read.csv').write_text('student,exercise,of,points\nada,why,0.1,0.05\n')
+    graded = {r['student']: r for r in write_grades(folder, out, course, jobs=2, jail=not NO_JAIL)}
+    assert sorted(graded) == ['ben', 'cyd'] and {r['seed'] for r in graded.values()} == {seed}
+    rows = {r['student']: r for r in csv.DictReader(open(out/'grades.csv', encoding='utf-8'))}
+    assert [float(rows[o]['double']) for o in ('ada', 'ben', 'cyd')] == [.1, 0, .1] and float(rows['ada']['why']) == .05
+    assert 'ada,why,0.1,0.05' in (out/'to_read.csv').read_text()
+    for wrong, complaint in [(lambda: list(write_grades(folder, out, course, seed + 1)), 'was graded with --seed'),
+                             (lambda: list(write_grades(folder, folder, course)), 'no grading to go on with')]:
+        with pytest.raises(AssignmentError, match=complaint): wrong()
+    with open(tests/'lesson.py', 'a') as f: f.write('\n\ndef double__zero(student):\n    "Zero."\n    assert student.double(0) == 0\n')
+    with pytest.raises(AssignmentError, match='other tests'): list(write_grades(folder, out, read_course(lessons, tests)))
 
 
 def test_otter_round_trip(tmp_path):
