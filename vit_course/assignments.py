@@ -1140,7 +1140,9 @@ def vit_assign(
         print(f"{a.out}/grades.csv")
         return 0
     except KeyboardInterrupt: print("vit_assign: stopped: the same command goes on", file=sys.stderr); return 130
-    except (AssignmentError, OSError) as e: print(f"vit_assign: {e}".replace('\n', ' '), file=sys.stderr); return 2
+    except OSError as e: problem = f"{a.out}: {e.strerror or e}"
+    except AssignmentError as e: problem = ' '.join(str(e).split())
+    print(f"vit_assign: {problem}", file=sys.stderr); return 2
 
 # %% ../nbs/13_assignments.ipynb #b50e0701
 if __name__ == '__main__' and __spec__: sys.exit(vit_assign()) # `python -m vit_course.assignments`, but not in a notebook
