@@ -8,14 +8,14 @@ __all__ = ['PARTS', 'FIELDS', 'HEADING', 'BEGIN', 'END', 'Piece', 'BESIDE', 'PLA
            'find_exercises', 'statements', 'names', 'needed', 'mark', 'solved', 'blank', 'tidy', 'pieces', 'cell',
            'notebook', 'points_table', 'front', 'plain', 'Test', 'load_tests', 'run_test', 'Gone', 'score', 'pack',
            'unpack', 'send', 'receive', 'serve', 'Limits', 'limit_process', 'enter_jail', 'memory', 'host',
-           'clean_environment', 'package_folder', 'Student', 'Remote', 'can_jail', 'read_submission', 'cells_of',
-           'package_without', 'graded_names', 'take_from', 'student_package', 'grade_notebook', 'Course', 'read_course',
-           'fingerprint', 'read_files', 'count', 'grade_submission', 'feedback', 'standalone', 'otter_source',
-           'nbgrader_source', 'call', 'build_assignment', 'write_whole', 'same_grading', 'known_report', 'grade_one',
-           'grade_many', 'table', 'write_tables', 'write_report', 'write_grades', 'spreadsheet', 'read_manual',
-           'vit_assign']
+           'clean_environment', 'package_folder', 'Launched', 'Watched', 'Student', 'Remote', 'can_jail',
+           'read_submission', 'cells_of', 'package_without', 'graded_names', 'take_from', 'student_package',
+           'grade_notebook', 'Course', 'read_course', 'fingerprint', 'read_files', 'count', 'grade_submission',
+           'feedback', 'standalone', 'otter_source', 'nbgrader_source', 'call', 'build_assignment', 'write_whole',
+           'same_grading', 'known_report', 'grade_one', 'grade_many', 'table', 'write_tables', 'write_report',
+           'write_grades', 'spreadsheet', 'read_manual', 'vit_assign']
 
-# %% ../nbs/13_assignments.ipynb #89233fe6
+# %% ../nbs/13_assignments.ipynb #f6d72be4
 import ast, csv, functools, hashlib, inspect, io, json, multiprocessing, os, random, re, secrets, shutil, subprocess, sys, symtable
 import tempfile, textwrap, threading, time
 from collections import namedtuple
@@ -532,7 +532,7 @@ def host():
                 os.kill(child, signal.SIGKILL); os.waitpid(child, 0); break # and with it everything in that world
         os._exit(0)
 
-# %% ../nbs/13_assignments.ipynb #4711ff9b
+# %% ../nbs/13_assignments.ipynb #cc312bbe
 PROGRAM = 'import json, os, random, sys, time\nfrom pathlib import Path\n' # what `host` and `serve` need
 PROGRAM += '\n'.join(inspect.getsource(o) for o in (pack, unpack, send, receive, limit_process, enter_jail,
                                                     memory, serve, host))
@@ -549,11 +549,9 @@ def package_folder(): return Path(find_spec('vit_course').submodule_search_locat
 SYSTEM = ('/usr', '/bin', '/sbin', '/lib', '/lib32', '/lib64', '/etc/ld.so.cache', '/etc/fonts', '/etc/alternatives',
           '/etc/localtime', '/dev/null', '/dev/zero', '/dev/random', '/dev/urandom')
 
-class Student:
-    """The code of one student, in a process of its own; attributes are the names that the notebook defines.
-
-    A function or an object stays in that process and can be called from here; values and tensors come over, checked.
-    Gone when the process has died, answered nonsense or used up its time."""
+# %% ../nbs/13_assignments.ipynb #243dfbd9
+class Launched:
+    "A new process, jailed or not, with the ends of its pipes: what `Student` is built on."
     _host = None # shared by all jailed students
 
     def __init__(self,
@@ -576,10 +574,10 @@ class Student:
 
     def _start_jailed(self, hide):
         import socket
-        if Student._host is None or Student._host[0].poll() is not None:
+        if Launched._host is None or Launched._host[0].poll() is not None:
             here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             home = tempfile.TemporaryDirectory(prefix='vit_assign_')
-            Student._host = subprocess.Popen([sys.executable, '-I', '-W', 'ignore', '-c', f"{PROGRAM}\nhost()"], stdin=there,
+            Launched._host = subprocess.Popen([sys.executable, '-I', '-W', 'ignore', '-c', f"{PROGRAM}\nhost()"], stdin=there,
                                              cwd='/', env=clean_environment(home.name), start_new_session=True), here, home
             there.close()
         show = sorted({*filter(os.path.exists, SYSTEM), os.path.realpath(sys.prefix), os.path.realpath(sys.base_prefix)})
@@ -587,11 +585,14 @@ class Student:
         pipes = [os.pipe() for _ in range(4)] # requests, replies, printed, life
         job = dict(root=self._root, show=show, hide=hide, limits=asdict(self._limits))
         theirs = [pipes[0][0], pipes[1][1], pipes[2][1], pipes[3][0]]
-        socket.send_fds(Student._host[1], [json.dumps(job).encode()], theirs)
+        socket.send_fds(Launched._host[1], [json.dumps(job).encode()], theirs)
         for p in theirs: os.close(p)
         self._in, self._life = os.fdopen(pipes[0][1], 'wb'), pipes[3][1]
         self._out, self._printed = os.fdopen(pipes[1][0], 'rb'), os.fdopen(pipes[2][0], 'rb')
 
+# %% ../nbs/13_assignments.ipynb #1f948fb8
+class Watched(Launched):
+    "The process, and threads that listen to it."
     def _read(self):
         "Replies go into a queue that holds one, so that a flood stays in the pipe. Whatever is no reply is the end."
         try:
@@ -631,6 +632,12 @@ class Student:
     def __enter__(self): return self
     def __exit__(self, *_): self.close()
 
+# %% ../nbs/13_assignments.ipynb #87deb893
+class Student(Watched):
+    """The code of one student, in a process of its own; attributes are the names that the notebook defines.
+
+    A function or an object stays in that process and can be called from here; values and tensors come over, checked.
+    Gone when the process has died, answered nonsense or used up its time."""
     def _ask(self, what, *args, seconds=None):
         if self._why: raise Gone(self._why)
         self._number += 1
@@ -784,7 +791,7 @@ def grade_notebook(
     if student: student.close()
     return results, [str(o)[:400] for o in errors[:20]] if isinstance(errors, list) else []
 
-# %% ../nbs/13_assignments.ipynb #0e481553
+# %% ../nbs/13_assignments.ipynb #e328d4f7
 @dataclass
 class Course:
     "All that grading and building need: lessons, their exercises and hidden tests."
@@ -820,6 +827,7 @@ def read_course(lessons, hidden=None): # folder of notebooks; folder of hidden t
         if tested - {e.id for e in found if not e.manual}: raise AssignmentError(f"{path}: tests of an exercise that is not there")
     return course
 
+# %% ../nbs/13_assignments.ipynb #95e8c47d
 def fingerprint(o): # bytes, or a dictionary of them
     "A number that changes with its content."
     if isinstance(o, dict): o = b''.join(repr((k, fingerprint(o[k]))).encode() for k in sorted(o))
@@ -866,6 +874,7 @@ def grade_submission(folder, course, seed, manual=None, **kwargs): # manual: {ex
             report['exercises'][e.id] = entry
     return count(report, manual or {})
 
+# %% ../nbs/13_assignments.ipynb #0e5cee23
 def feedback(report): # as from `grade_submission`
     "What the student may read, in Markdown: points and hints, no test and no expected value."
     lines = [f"# {report['student']}: {report['points']:g} points", '']
@@ -1026,7 +1035,7 @@ def grade_many(folders, course, seed, jobs, **kwargs):
         try: yield from (o.result() for o in as_completed(waiting))
         finally: pool.shutdown(cancel_futures=True)
 
-# %% ../nbs/13_assignments.ipynb #814a49da
+# %% ../nbs/13_assignments.ipynb #a80cc403
 def table(rows): # lists
     out = io.StringIO(newline='')
     csv.writer(out).writerows(rows)
@@ -1048,6 +1057,7 @@ def write_report(out, r): # folder of the grades; as from `grade_submission`
     for name, text in (('answers.md', answers), ('feedback.md', feedback(r)), ('report.json', json.dumps(r, indent=1))):
         write_whole(out/r['student']/name, text)
 
+# %% ../nbs/13_assignments.ipynb #d38373e5
 def write_grades(
     submissions, # folder with a folder for each student
     out, # folder to make, or to go on with
