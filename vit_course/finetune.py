@@ -12,8 +12,8 @@ __all__ = ['FAST', 'RECIPES', 'COMPILE_FROM', 'FREE', 'SHORTCUTS', 'lr_factor', 
            'drop_patches', 'residual', 'skip_depth', 'any_size', 'Grow', 'grow']
 
 # %% ../nbs/07_finetune.ipynb #98cc44fe
-import argparse, csv, errno, functools, gc, json, math, os, platform, re, signal, subprocess, sys, time, warnings, zipfile, zlib
-from contextlib import contextmanager
+import argparse, csv, errno, functools, gc, json, math, os, platform, re, signal, subprocess, sys, threading, time, warnings, zipfile, zlib
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timedelta, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -497,7 +497,10 @@ class RunFolder(Callback):
         self.started, self.first, self.saved = time.perf_counter() - self.seconds, self.step, time.perf_counter()
         if self.team.rank == 0:
             from torch.utils.tensorboard import SummaryWriter
-            self.writer = SummaryWriter(self.path, purge_step=self.step + 1 if self.step else None)
+            for p in self.path.glob('events.out.tfevents.*'):       # written anew from metrics.csv: TensorBoard orders them by a clock that may have been set back
+                with suppress(PermissionError): p.unlink()          # Windows, while TensorBoard is looking: then it shows some points twice
+            self.writer = SummaryWriter(self.path)
+            for row in self.rows(): self.plot(row)
         if self.progress_bar:
             from fastprogress.fastprogress import progress_bar
             self.bar = progress_bar(range(self.cfg.num_steps - self.step)); self.bar.update(0)
@@ -570,13 +573,24 @@ def due(self:RunFolder):
     return self.step >= self.cfg.num_steps or self.cost < 0.5 or time.perf_counter() - self.saved > 30 * self.cost
 
 @patch
+def rows(self:RunFolder):
+    "The lines of `metrics.csv`, as dictionaries of text."
+    if not (self.path/'metrics.csv').exists(): return []
+    with open(self.path/'metrics.csv', newline='', encoding='utf-8') as f: return list(csv.DictReader(f))
+
+@patch
+def plot(self:RunFolder, row):
+    when = time.time() - self.seconds + float(row['seconds'])
+    for k in self.columns[2:-1]: self.writer.add_scalar(k, float(row[k]), int(row['step']), walltime=when)
+
+@patch
 def write(self:RunFolder, row):
     "A line for the table, TensorBoard and the person."
     with open(self.path/'metrics.csv', 'a', newline='', encoding='utf-8') as f:
         w = csv.writer(f)
         if f.tell() == 0: w.writerow(self.columns)
         w.writerow([f'{row[c]:.6g}' if isinstance(row[c], float) else row[c] for c in self.columns])
-    for k in self.columns[2:-1]: self.writer.add_scalar(k, row[k], self.step)
+    self.plot(row)
     self.writer.flush()
     left = (self.cfg.num_steps - self.step) * self.cfg.train_batch_size / max(self.rate, 1e-9)
     print(f"step {self.step:>{len(str(self.cfg.num_steps))}}/{self.cfg.num_steps} · train loss {row['train_loss']:.3f} · validation loss {row['valid_loss']:.3f}, "
@@ -811,7 +825,7 @@ def _alone(path, cfg, team):
     finally: lock.release()
 
 def _start_anew(run, cfg):
-    for p in (run.path/'metrics.csv', *run.path.glob('events.out.tfevents.*')): p.unlink(missing_ok=True)   # of a run that was killed before it saved anything
+    (run.path/'metrics.csv').unlink(missing_ok=True)           # of a run that was killed before it saved anything
     write_json(run.path/'config.json', asdict(cfg))
 
 def _train(learn, run, cfg):
@@ -908,6 +922,7 @@ def vit_train(argv:list|None=None # command line arguments; None: those of the p
         if alone or rank == '0': print(f"vit_train: {f'process {rank}: ' if rank != '0' else ''}{message}", file=sys.stderr, flush=True)
         return 2
     cfg = _parse(argv)
+    threading.excepthook = lambda e: None if isinstance(e.exc_value, OSError) else threading.__excepthook__(e)   # TensorBoard's thread, on a full disk: it tells us, too
     try:
         r = finetune(cfg)
         if rank == '0':

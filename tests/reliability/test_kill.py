@@ -1,14 +1,12 @@
 """Killed with SIGKILL, at random and at the worst moments, and resumed with the same command: on a CPU the run ends bit for bit like one that was left alone.
 The tables that the tests print (`pytest -s`) count the kills."""
-import csv, io, json, os, pkgutil, random, time, zlib
+import io, os, pkgutil, random, time
 from pathlib import Path
 
 import pytest, torch
-from safetensors.torch import load_file
-from runs import FULL, Run, die, needs_fork
+from runs import FULL, STEPS, die, needs_fork, remains, same, watch
 
 pytestmark = needs_fork
-STEPS = ['--num_steps', 60, '--eval_every', 10, '--train_batch_size', 8, '--set', 'drop=0.1', 'drop_path=0.1']
 SETTINGS = {
     'sgd': ['--optimizer', 'sgd', '--learning_rate', 0.05],
     'sgd, accumulated': ['--optimizer', 'sgd', '--learning_rate', 0.05, '--gradient_accumulation_steps', 3],
@@ -110,45 +108,7 @@ MOMENTS = {                                                   # in this order, i
 }
 
 
-def watched(log, hook=None, *args):
-    "Write down what every batch was, then do `hook`."
-    from vit_course.data import TrainBatches
-    batch = TrainBatches.batch
-    def noted(self, step):
-        x, y = batch(self, step)
-        with open(log, 'a') as f: f.write(f'{step} {zlib.crc32(x.numpy().tobytes(), zlib.crc32(y.numpy().tobytes()))}\n')
-        return x, y
-    TrainBatches.batch = noted
-    if hook: hook(*args)
-
-
-def go(tmp_path, name, settings, *hook):
-    return Run(tmp_path, '--name', name, *STEPS, *SETTINGS[settings], '--resume', hook=watched, args=(tmp_path/f'{name}.batches', *hook)).end()
-
-
-def flat(x): return [v for k in x for v in flat(x[k] if isinstance(x, dict) else k)] if isinstance(x, (dict, list, tuple)) else [x]
-
-
-def remains(tmp_path, name):
-    "All that a run has left that does not depend on how fast it was."
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    run = tmp_path/'output'/name
-    with open(run/'metrics.csv') as f: rows = [{k: v for k, v in r.items() if k not in ('seconds', 'images_per_second')} for r in csv.DictReader(f)]
-    batches = [line.split() for line in (tmp_path/f'{name}.batches').read_text().splitlines()]
-    events = EventAccumulator(str(run)).Reload()
-    seen = {k: [(e.step, f'{e.value:.4g}') for e in events.Scalars(k)] for k in events.Tags()['scalars'] if k != 'images_per_second'}
-    assert seen['valid_loss'] == [(int(r['step']), f"{float(r['valid_loss']):.4g}") for r in rows]
-    assert len(dict(batches)) == len({tuple(b) for b in batches}) == 60, 'a batch that was made twice was two different ones'
-    assert not list(run.rglob('.*')), 'half a file'
-    state, result = torch.load(run/'last'/'state.pt', weights_only=True), json.loads((run/'result.json').read_text())
-    return dict(rows=rows, batches=dict(batches), tensorboard=seen,  result=[result[k] for k in ('test_accuracy', 'valid_accuracy', 'test_loss', 'steps')],
-                state=flat([load_file(run/'best.safetensors'), {k: v for k, v in state.items() if k not in ('seconds', 'meter')}]))
-
-
-def same(a, b):
-    for k in a:
-        if k != 'state': assert a[k] == b[k], k
-    assert len(a['state']) == len(b['state']) and all(torch.equal(x, y) if torch.is_tensor(x) else x == y for x, y in zip(a['state'], b['state']))
+def go(tmp_path, name, settings, *hook): return watch(tmp_path, name, *STEPS, *SETTINGS[settings], hook=hook).end()
 
 
 @pytest.mark.parametrize('settings', list(SETTINGS) if FULL else ['adamw, accumulated'])
