@@ -1,14 +1,15 @@
 """How far the same run is the same: `python benchmarks/determinism.py` trains one model with 1, 2 and 4 threads in float32, bfloat16 and float64, over several seeds, and writes
 report/results/determinism.json. Threads change the order in which numbers are added, types change how they are rounded. `--steps N --seeds N`."""
-import argparse
+import argparse, os
 
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')     # more threads than cores: do not let the idle ones spin
 import torch
 from common import ROOT, table, write_result
 from fastai.callback.progress import ProgressCallback
 from vit_course.finetune import Callback, FinetuneConfig, get_learner
 
 p = argparse.ArgumentParser(description=__doc__)
-p.add_argument('--steps', type=int, default=200); p.add_argument('--seeds', type=int, default=3); p.add_argument('--model', default='ViT-digits')
+p.add_argument('--steps', type=int, default=60); p.add_argument('--seeds', type=int, default=3); p.add_argument('--model', default='ViT-digits')
 p.add_argument('--out', default=ROOT/'report'/'results'/'determinism.json')
 args = p.parse_args()
 

@@ -437,8 +437,9 @@ def _lead(self:Board):
     self.note(self.id_of(t), worker=[_here(), os.getpid()], run=run_name(settings, self.seeds[0]), settings=settings,
               seed=self.seeds[0], leader=True)
     trials = self.trials()
-    if any(o.number == t.number for o in self.leaders(trials)): return self._owned(trials[t.number])
-    self.end(self.id_of(t), self.State.FAIL)             # others were faster: there are enough points
+    others = self.owners(o for o in trials if o.number != t.number)   # a younger trial may have had its name before ours had
+    if run_name(settings, self.seeds[0]) not in others and any(o.number == t.number for o in self.leaders(trials)): return self._owned(trials[t.number])
+    self.end(self.id_of(t), self.State.FAIL)             # others were faster: with this point, or with enough points
 
 # %% ../nbs/08_experiments.ipynb #a8c259fa
 @patch

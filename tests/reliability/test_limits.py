@@ -66,3 +66,19 @@ def test_many_trials(tmp_path):
     assert [int(re.search(r'\[ *(\d+)/', line)[1]) for line in lines] == list(range(1, n + 1))
     print(f'\n{n} trials, each once: {memory[0]/MiB:.0f} MiB after the first, {memory[-1]/MiB:.0f} after the last; the second half grew by {growth(memory)/MiB:.1f} MiB')
     assert growth(memory) < (24 if FULL else 8)*MiB
+
+
+def test_two_who_draw_the_same_point(tmp_path):
+    "A worker that is slow to write down what it has drawn, while another draws the same point and begins: one run, not two."
+    pytest.importorskip('optuna')
+    from vit_course.experiments import Board, open_storage
+    slow, fast = (Board('race', open_storage(f"sqlite:///{tmp_path/'race.db'}"), space=dict(depth=[3]), n=2) for _ in range(2))
+    note, claims = slow.note, []
+    def late(id, **attrs):
+        if 'run' in attrs and not claims: claims.append(fast.claim())
+        note(id, **attrs)
+    slow.note = late
+    claims.append(slow.claim())
+    assert claims[0].settings == dict(depth=3) and claims[1] is None
+    fast.finish(claims[0], 0.5)
+    assert slow.claim() is None and slow.counts() == (1, 1, 0)
