@@ -500,7 +500,8 @@ class RunFolder(Callback):
             for p in self.path.glob('events.out.tfevents.*'):       # written anew from metrics.csv: TensorBoard orders them by a clock that may have been set back
                 with suppress(PermissionError): p.unlink()          # Windows, while TensorBoard is looking: then it shows some points twice
             self.writer = SummaryWriter(self.path)
-            for row in self.rows(): self.plot(row)
+            for row in self.rows():
+                with suppress(ValueError, KeyError, TypeError): self.plot(row)      # a line that somebody has edited
         if self.progress_bar:
             from fastprogress.fastprogress import progress_bar
             self.bar = progress_bar(range(self.cfg.num_steps - self.step)); self.bar.update(0)
@@ -533,7 +534,7 @@ def look(self:RunFolder, done, n):
     loss, self.stop = loss / n, stop > 0
     scaler = self.learn.precision
     if scaler.in_a_row >= 10: self.give_up(f"float16 gradients overflowed in the last {scaler.in_a_row} steps, up to step {done} (loss scale {scaler.scaler.get_scale():g})")
-    if not loss < 1e4: self.give_up(f"the loss is {loss:g} at step {done}")                  # nor is it when it is NaN
+    if not loss < 1e4: self.give_up(f"the loss is {loss:g} at step {done}")                  # NaN is not less than anything
     if self.still and loss > 1e-3: self.give_up(f"all gradients are zero at step {done}, and the loss is {loss:.3f}")
     if self.bar and done % 10 == 0:
         rate = self.learn.meter.speed(); mfu = self.learn.meter.mfu(rate)

@@ -38,7 +38,7 @@ FAULTS = {   # what goes wrong: the event, what is done there, settings, the cau
     'gradients are infinite': ('before_step', gradients_are(math.inf), {}, 'loss is nan', LR),
     'gradients are infinite, not clipped': ('before_step', gradients_are(math.inf), dict(max_grad_norm=0, optimizer='sgd'), 'loss is', LR),
     'gradients explode, not clipped': ('before_step', gradients_are(1e30), dict(max_grad_norm=0, optimizer='sgd', learning_rate=0.01), 'loss is', LR),
-    'weights explode': ('before_batch', weights_times(30.), {}, 'loss is', LR),
+    'weights explode': ('before_batch', weights_times(1e8), {}, 'loss is', LR),
     'gradients overflow in fp16': ('before_step', gradients_are(math.inf), dict(fp16=True), 'overflowed.*loss scale', '--bf16'),
     'gradients overflow in fp16, at a fixed scale': ('before_step', gradients_are(math.inf), dict(fp16=True, loss_scale=128.), 'overflowed.*loss scale 128', 'leave --loss_scale out'),
     'all gradients are zero in fp16': ('before_step', gradients_are(0.), dict(fp16=True), 'all gradients are zero', '--bf16'),
