@@ -11,7 +11,7 @@ __all__ = ['LAYOUTS', 'KINDS', 'TABLES', 'DAMAGE', 'DTYPES', 'ALIASES', 'KNOWN',
            'Checkpoint', 'verify_checkpoint', 'download', 'vit_weights']
 
 # %% ../nbs/05_checkpoints.ipynb #0fb96a8d
-import hashlib, json, math, os, re, struct, sys, time, zipfile, zlib
+import errno, hashlib, json, math, os, re, struct, sys, time, zipfile, zlib
 import urllib.error, urllib.parse, urllib.request
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -21,6 +21,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from tokenize import TokenError
 import numpy as np, torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch.nn import functional as F
 from .doctor import OneLineParser
@@ -670,6 +671,10 @@ def replacing(path):
         with open(part, 'r+b') as f: os.fsync(f.fileno())
         os.chmod(part, mode)
         os.replace(part, path)
+    except (RuntimeError, SafetensorError) as e:     # what torch and safetensors make of a full disk
+        if isinstance(e.__context__, OSError): raise e.__context__
+        if 'os error' not in str(e): raise
+        raise OSError(errno.EIO, str(e).split('error: ')[-1], str(path)) from None
     finally: part.unlink(missing_ok=True)
 
 def save_checkpoint(model:VisionTransformer, # on any device

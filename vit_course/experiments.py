@@ -21,7 +21,7 @@ from torchvision.models.resnet import BasicBlock, conv1x1
 from .checkpoints import CheckpointError
 from .data import DATASETS, Batches, DataError, TrainBatches, load_splits, split_indices
 from .doctor import OneLineParser
-from .finetune import (FREE, Callback, ConfigError, Diverged, FinetuneConfig, Interrupted, add_settings,
+from .finetune import (FREE, Busy, Callback, ConfigError, Diverged, FinetuneConfig, Interrupted, add_settings,
                                  complete, finetune, get_learner, load_weights, write_json)
 from .patches import pair, patchify, unpatchify
 from .vit import CONFIGS, ViTConfig, count_parameters, create_vit
@@ -439,8 +439,9 @@ def _lead(self:Board):
     self.note(self.id_of(t), worker=[_here(), os.getpid()], run=run_name(settings, self.seeds[0]), settings=settings,
               seed=self.seeds[0], leader=True)
     trials = self.trials()
-    if any(o.number == t.number for o in self.leaders(trials)): return self._owned(trials[t.number])
-    self.end(self.id_of(t), self.State.FAIL)             # others were faster: there are enough points
+    others = self.owners(o for o in trials if o.number != t.number)   # a younger trial may have had its name before ours had
+    if run_name(settings, self.seeds[0]) not in others and any(o.number == t.number for o in self.leaders(trials)): return self._owned(trials[t.number])
+    self.end(self.id_of(t), self.State.FAIL)             # others were faster: with this point, or with enough points
 
 # %% ../nbs/08_experiments.ipynb #a8c259fa
 @patch
@@ -496,7 +497,8 @@ def _work(job, show=print):
                 cfg = trial_config(claim.settings, claim.seed, job['base'], job['folder'])
                 r = finetune(cfg, progress=False, learner=learner)
         except _Lost: continue
-        except Diverged as e: outcome = 'the loss is no longer a number'; board.finish(claim, problem=str(e))
+        except Busy: board.finish(claim); time.sleep(board.patience / 2); continue      # who was taken for dead is alive, and still at it
+        except Diverged as e: outcome = str(e).split(':')[0]; board.finish(claim, problem=str(e))
         except torch.OutOfMemoryError: outcome = 'out of memory'; board.finish(claim, problem=outcome)
         except BaseException: board.finish(claim); raise
         else:

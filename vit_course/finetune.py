@@ -7,13 +7,13 @@ __all__ = ['FAST', 'RECIPES', 'COMPILE_FROM', 'FREE', 'SHORTCUTS', 'lr_factor', 
            'ClipNorm', 'Schedule', 'ConfigError', 'FinetuneConfig', 'Team', 'launched', 'complete',
            'missing_checkpoint', 'wide', 'Mean', 'Smooth', 'matmul_rate', 'peak_memory', 'Meter', 'bare', 'precision',
            'process_group', 'current', 'Together', 'compile_pays', 'try_compile', 'get_learner', 'write_atomic',
-           'write_json', 'save_weights', 'load_weights', 'RunFolder', 'RunResult', 'Interrupted', 'Diverged',
+           'write_json', 'save_weights', 'load_weights', 'RunFolder', 'RunResult', 'Interrupted', 'Busy', 'Diverged',
            'OutOfMemory', 'what_fits', 'memory_advice', 'finetune', 'add_settings', 'vit_train', 'limits',
            'drop_patches', 'residual', 'skip_depth', 'any_size', 'Grow', 'grow']
 
 # %% ../nbs/07_finetune.ipynb #98cc44fe
-import argparse, csv, functools, gc, json, math, os, platform, re, signal, subprocess, sys, time, warnings
-from contextlib import contextmanager
+import argparse, csv, errno, functools, gc, json, math, os, platform, re, signal, subprocess, sys, threading, time, warnings, zipfile, zlib
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timedelta, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -29,8 +29,9 @@ with warnings.catch_warnings():
     from fastai.optimizer import OptimWrapper
 from fastcore.basics import patch
 from fastcore.docments import docments
+from filelock import FileLock, Timeout
 from safetensors.torch import load_model, save_model
-from .checkpoints import CHECKPOINTS, CheckpointError, load_checkpoint, resize_pos_embed, save_checkpoint
+from .checkpoints import CHECKPOINTS, CheckpointError, load_checkpoint, replacing, resize_pos_embed, save_checkpoint
 from .data import DATASETS, DataError, get_dls, seeded
 from .doctor import OneLineParser
 from .vit import CONFIGS, ViTConfig, VisionTransformer, count_flops, count_parameters, create_vit
@@ -83,7 +84,7 @@ class Precision(Callback):
                  device:str='cpu'):            # type of the device that trains
         self.dtype, self.loss_scale, self.device = dtype, loss_scale, device
         self.scaler = torch.amp.GradScaler(device, enabled=dtype is torch.float16, init_scale=loss_scale or 2.**16)
-        self.skipped, self.autocast = 0, None
+        self.skipped, self.in_a_row, self.autocast = 0, 0, None
     def before_batch(self):
         self.leave()                                  # an exception in the last batch may have left it on
         self.autocast = torch.autocast(self.device, dtype=self.dtype, enabled=self.dtype is not None)
@@ -101,8 +102,9 @@ class Precision(Callback):
         self.scaler.step(self)                        # calls our `step` below, unless a gradient is infinite
         self.scaler.update(self.loss_scale or None)
         if not self.finite:
-            self.skipped += 1
+            self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
             raise CancelStepException()
+        self.in_a_row = 0
     @property
     def param_groups(self): return self.opt.opt.param_groups   # so that the scaler takes us for the optimizer
     def step(self): self.finite = True
@@ -454,13 +456,7 @@ def get_learner(cfg:FinetuneConfig,  # the run
 # %% ../nbs/07_finetune.ipynb #07753626
 def write_atomic(path:Path, write):
     "Call `write(temporary_path)`, flush to the disk, then put the file at `path` in one move. Nothing is left when it fails."
-    path = Path(path)
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        write(tmp)
-        with open(tmp, 'rb+') as f: os.fsync(f.fileno())
-        os.replace(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
+    with replacing(path) as tmp: write(tmp)          # chapter 5
 
 def write_json(path, d): write_atomic(path, lambda p: p.write_text(json.dumps(d, indent=1) + '\n', encoding='utf-8'))
 
@@ -487,15 +483,25 @@ class RunFolder(Callback):
         self.path, self.cfg, self.team, self.stop, self.problem = Path(path), cfg, current(), False, None
         self.progress_bar = self.team.rank == 0 and (sys.stderr.isatty() if progress is None else progress)
         self.best, self.kept, self.seconds, self.loss_sum, self.loss_count, self.bar, self.cost = None, None, 0., 0., 0, None, 0.
+        self.still, self.fell_back = False, False
         self.every = 10 if torch.device(cfg.device).type == 'cuda' or self.team.size == 1 else 1     # asking costs nothing on a CPU
 
     @property
     def step(self): return self.dls.train.step
+    @functools.cached_property
+    def data(self):
+        "Another number for other training images: of their labels and of one pixel of each."
+        d = self.dls.train.dataset; H, W = d.images.shape[-2:]
+        return zlib.crc32(d.images[:, :, H//2, W//2].cpu().numpy().tobytes(), zlib.crc32(d.labels.cpu().numpy().tobytes()))
     def before_fit(self):
         self.started, self.first, self.saved = time.perf_counter() - self.seconds, self.step, time.perf_counter()
         if self.team.rank == 0:
             from torch.utils.tensorboard import SummaryWriter
-            self.writer = SummaryWriter(self.path, purge_step=self.step + 1 if self.step else None)
+            for p in self.path.glob('events.out.tfevents.*'):       # written anew from metrics.csv: TensorBoard orders them by a clock that may have been set back
+                with suppress(PermissionError): p.unlink()          # Windows, while TensorBoard is looking: then it shows some points twice
+            self.writer = SummaryWriter(self.path)
+            for row in self.rows():
+                with suppress(ValueError, KeyError, TypeError): self.plot(row)      # a line that somebody has edited
         if self.progress_bar:
             from fastprogress.fastprogress import progress_bar
             self.bar = progress_bar(range(self.cfg.num_steps - self.step)); self.bar.update(0)
@@ -511,20 +517,25 @@ def after_batch(self:RunFolder):
     self.loss_sum, self.loss_count = self.loss_sum + wide(self.learn.loss) * n, self.loss_count + n
     if (self.iter + 1) % self.cfg.gradient_accumulation_steps: return
     done = self.step + 1                             # the loader counts when it is asked for the next batch
-    if done % self.every == 0: self.look(done, n)
+    if done % self.every == 0 or done == self.dls.train.stop or self.learn.precision.in_a_row == 10: self.look(done, n)
     if self.stop and (self.team.size == 1 or done % self.every == 0):
         self.dls.train.step = done
         raise CancelFitException()
+
+@patch
+def before_step(self:RunFolder):
+    "Has the step that we shall look at nothing to do? The first gradient that is not zero ends the search."
+    if (self.step + 1) % self.every == 0: self.still = not any(p.grad.any() for p in self.model.parameters() if p.grad is not None)
 
 @patch
 def look(self:RunFolder, done, n):
     "Read the loss of the last part, agree with the others, and show where we are."
     loss, n, stop = self.team.sum(wide(self.learn.loss) * n, n, self.stop)
     loss, self.stop = loss / n, stop > 0
-    if not math.isfinite(loss):
-        self.problem = (f"the loss is {loss} at step {done}: lower --learning_rate (now {self.cfg.learning_rate:g}), or use --bf16 instead of --fp16; "
-                        f"the last good state is in {self.path/'last'}")
-        raise CancelFitException()
+    scaler = self.learn.precision
+    if scaler.in_a_row >= 10: self.give_up(f"float16 gradients overflowed in the last {scaler.in_a_row} steps, up to step {done} (loss scale {scaler.scaler.get_scale():g})")
+    if not loss < 1e4: self.give_up(f"the loss is {loss:g} at step {done}")                  # NaN is not less than anything
+    if self.still and loss > 1e-3: self.give_up(f"all gradients are zero at step {done}, and the loss is {loss:.3f}")
     if self.bar and done % 10 == 0:
         rate = self.learn.meter.speed(); mfu = self.learn.meter.mfu(rate)
         self.bar.comment = f"loss {loss:.3f} · {rate:,.0f} images/s" + (f" · MFU {100*mfu:.0f} %" if mfu else '')
@@ -532,12 +543,22 @@ def look(self:RunFolder, done, n):
 
 # %% ../nbs/07_finetune.ipynb #40f8635c
 @patch
+def give_up(self:RunFolder, what):
+    "End the run with the cause, the remedy, and what is left of it."
+    p, last, instead = self.learn.precision.scaler, self.path/'last', "use --bf16 instead of --fp16, or "
+    fixed = "leave --loss_scale out, " if p.is_enabled() and self.cfg.loss_scale else ''
+    self.problem = (f"{what}: {fixed}{instead if p.is_enabled() else ''}lower --learning_rate (now {self.cfg.learning_rate:g}), under another --name; "
+                    + (f"the last good state is in {last}" if last.exists() else "there was nothing to save yet"))
+    raise CancelFitException()
+
+@patch
 def after_train(self:RunFolder): self.rate = self.learn.meter.speed()
 
 @patch
 def after_epoch(self:RunFolder):
     self.seconds = time.perf_counter() - self.started
     _, valid_loss, valid_accuracy = self.learn.recorder.values[-1]
+    if not math.isfinite(valid_loss): self.give_up(f"the validation loss is {valid_loss} after step {self.step}")
     loss_sum, loss_count, due = self.team.sum(self.loss_sum, self.loss_count, self.team.rank == 0 and self.due())
     row = dict(step=self.step, images=self.step * self.cfg.train_batch_size, train_loss=loss_sum / loss_count, valid_loss=valid_loss,
                valid_accuracy=valid_accuracy, learning_rate=self.opt.hypers[0]['lr'], images_per_second=self.rate, seconds=self.seconds)
@@ -553,13 +574,24 @@ def due(self:RunFolder):
     return self.step >= self.cfg.num_steps or self.cost < 0.5 or time.perf_counter() - self.saved > 30 * self.cost
 
 @patch
+def rows(self:RunFolder):
+    "The lines of `metrics.csv`, as dictionaries of text."
+    if not (self.path/'metrics.csv').exists(): return []
+    with open(self.path/'metrics.csv', newline='', encoding='utf-8') as f: return list(csv.DictReader(f))
+
+@patch
+def plot(self:RunFolder, row):
+    when = time.time() - self.seconds + float(row['seconds'])
+    for k in self.columns[2:-1]: self.writer.add_scalar(k, float(row[k]), int(row['step']), walltime=when)
+
+@patch
 def write(self:RunFolder, row):
     "A line for the table, TensorBoard and the person."
     with open(self.path/'metrics.csv', 'a', newline='', encoding='utf-8') as f:
         w = csv.writer(f)
         if f.tell() == 0: w.writerow(self.columns)
         w.writerow([f'{row[c]:.6g}' if isinstance(row[c], float) else row[c] for c in self.columns])
-    for k in self.columns[2:-1]: self.writer.add_scalar(k, row[k], self.step)
+    self.plot(row)
     self.writer.flush()
     left = (self.cfg.num_steps - self.step) * self.cfg.train_batch_size / max(self.rate, 1e-9)
     print(f"step {self.step:>{len(str(self.cfg.num_steps))}}/{self.cfg.num_steps} · train loss {row['train_loss']:.3f} · validation loss {row['valid_loss']:.3f}, "
@@ -576,13 +608,14 @@ def save(self:RunFolder):
     rngs = self.team.gather((torch.get_rng_state(), torch.cuda.get_rng_state(self.cfg.device) if gpu else None))
     if self.team.rank: return
     state = dict(model=bare(self.model).state_dict(), opt=self.opt.opt.state_dict(), scaler=learn.precision.scaler.state_dict(), skipped=learn.precision.skipped,
-                 made=learn.schedule.made, step=self.step, best=self.best, rngs=rngs, loss_sum=loss_sum, loss_count=loss_count, seconds=self.seconds,
+                 made=learn.schedule.made, step=self.step, data=self.data, best=self.best, rngs=rngs, loss_sum=loss_sum, loss_count=loss_count, seconds=self.seconds,
                  meter=dict(steps=meter.steps, seconds=meter.seconds, waiting=meter.waiting))
     (self.path/'last').mkdir(exist_ok=True)
     def rotate(tmp):
-        torch.save(state, tmp)
-        if (self.path/'last'/'state.pt').exists(): os.replace(self.path/'last'/'state.pt', self.path/'last'/'previous.pt')
+        with open(tmp, 'wb') as f: torch.save(state, f)
+        if (self.path/'last'/'state.pt').exists() and not self.fell_back: os.replace(self.path/'last'/'state.pt', self.path/'last'/'previous.pt')
     write_atomic(self.path/'last'/'state.pt', rotate)
+    self.fell_back = False
     self.saved = time.perf_counter(); self.cost = self.saved - start
 
 @patch
@@ -600,9 +633,14 @@ def load(self:RunFolder):
     for name in ('state.pt', 'previous.pt'):
         path = self.path/'last'/name
         if not path.exists(): continue
-        try: state = torch.load(path, map_location='cpu', weights_only=True)
-        except (RuntimeError, EOFError, OSError, ValueError, KeyError, torch.serialization.pickle.UnpicklingError) as e:
-            if self.team.rank == 0: print(f"{path} is damaged ({type(e).__name__}), trying the one before", file=sys.stderr)
+        try:
+            with zipfile.ZipFile(path) as z: damaged = z.testzip()      # torch does not look at the checksums that it writes
+            if damaged: raise zipfile.BadZipFile(damaged)
+            state = torch.load(path, map_location='cpu', weights_only=True)
+        except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile, torch.serialization.pickle.UnpicklingError) as e:
+            self.fell_back = True                                       # so that it does not take the place of a good one
+            what = "trying the one before" if name == 'state.pt' else "beginning again"
+            if self.team.rank == 0: print(f"{path} is damaged ({type(e).__name__}), {what}", file=sys.stderr)
             continue
         self.take_up(state)
         return True
@@ -611,8 +649,10 @@ def load(self:RunFolder):
 # %% ../nbs/07_finetune.ipynb #01568bc7
 @patch
 def take_up(self:RunFolder, state):
-    "Be where the run was that saved this state."
+    "Be where the run was that saved this state. Raises ConfigError when it was trained on other images."
     learn, team = self.learn, self.team
+    if state.get('data', self.data) != self.data:
+        raise ConfigError(f"--resume would change the run: the training images in {self.cfg.data_dir} are not those that it began with; bring them back, or choose another --name")
     bare(self.model).load_state_dict(state['model'])
     if self.opt is None: learn.create_opt()
     self.opt.opt.load_state_dict(state['opt'])
@@ -666,8 +706,11 @@ class RunResult:
 class Interrupted(Exception):
     "A run was asked to stop; its state is saved."
 
+class Busy(ConfigError):
+    "Another process is training this very run."
+
 class Diverged(ConfigError):
-    "The loss of a run is no longer a number."
+    "A run that comes to nothing: its loss is no longer a number, or its gradients are gone."
 
 class OutOfMemory(ConfigError, torch.OutOfMemoryError):
     "A run does not fit the device; the message says what would."
@@ -758,13 +801,30 @@ def finetune(cfg:FinetuneConfig, # the run
         matmul_rate(cfg.device, precision(cfg) or torch.float32)
         run = RunFolder(path, cfg, progress)
         learn.add_cb(run)
-        team.first(lambda: (_announce(learn, cfg), path.mkdir(parents=True, exist_ok=True)) and None)
-        if not cfg.resume or not run.load(): team.first(lambda: _start_anew(run, cfg))
-        elif team.rank == 0: print(f"going on with {path} at step {run.step}")
-        _train(learn, run, cfg)
-        return _finish(learn, run, cfg)
+        with _alone(path, cfg, team):
+            team.first(lambda: _announce(learn, cfg))
+            if not cfg.resume or not run.load(): team.first(lambda: _start_anew(run, cfg))
+            elif team.rank == 0: print(f"going on with {path} at step {run.step}")
+            _train(learn, run, cfg)
+            return _finish(learn, run, cfg)
 
 # %% ../nbs/07_finetune.ipynb #a50b3ec6
+@contextmanager
+def _alone(path, cfg, team):
+    "Make the folder of the run, and keep others out of it until the end. Raises Busy when somebody is in it."
+    lock = FileLock(path.parent/f'.{path.name}.lock', timeout=0)
+    def enter():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try: lock.acquire()
+        except Timeout: raise Busy(f"another process is training {path}: wait for it, or choose another --name") from None
+        except (NotImplementedError, OSError) as e:
+            if getattr(e, 'errno', errno.ENOLCK) not in (errno.ENOLCK, errno.EOPNOTSUPP): raise   # a file system without locks has none for anybody
+        try: path.mkdir(exist_ok=cfg.resume)
+        except FileExistsError: raise ConfigError(f"run {path} exists: go on with it with --resume, or choose another --name") from None
+        for p in path.rglob('.*.tmp'): p.unlink()              # half a file, of a run that was killed
+    try: team.first(enter); yield
+    finally: lock.release()
+
 def _start_anew(run, cfg):
     (run.path/'metrics.csv').unlink(missing_ok=True)           # of a run that was killed before it saved anything
     write_json(run.path/'config.json', asdict(cfg))
@@ -863,6 +923,7 @@ def vit_train(argv:list|None=None # command line arguments; None: those of the p
         if alone or rank == '0': print(f"vit_train: {f'process {rank}: ' if rank != '0' else ''}{message}", file=sys.stderr, flush=True)
         return 2
     cfg = _parse(argv)
+    threading.excepthook = lambda e: None if isinstance(e.exc_value, OSError) else threading.__excepthook__(e)   # TensorBoard's thread, on a full disk: it tells us, too
     try:
         r = finetune(cfg)
         if rank == '0':
