@@ -88,7 +88,7 @@ def damaged(cuts=8, flips=12):
         for i in range(cuts): yield f'cut_{i}.{kind}', data[:(i + 1)*len(data)//(cuts + 1)]
         for i in range(flips):
             broken = bytearray(data)
-            for _ in range(1 + i//2): broken[rng.randrange(min(len(data), 400))] ^= 1 << rng.randrange(8)
+            for _ in range(1 + i % 6): broken[rng.randrange(min(len(data), 400))] ^= 1 << rng.randrange(8)
             yield f'flip_{i}.{kind}', bytes(broken)
 
 
