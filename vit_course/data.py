@@ -9,11 +9,13 @@ __all__ = ['MAX_PIXELS', 'FORMATS', 'SUFFIXES', 'VALID_AT_MOST', 'MIRRORS', 'DAT
            'Dataset', 'load_splits', 'get_dls']
 
 # %% ../nbs/06_data.ipynb #3fdc6f1d
-import math, os, socket, struct, urllib.error, warnings, zlib
+import contextlib, math, os, socket, struct, warnings, zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 import numpy as np, torch
+from filelock import FileLock
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from .patches import pair
@@ -365,13 +367,20 @@ def load_cifar(kind:str|type,     # 'CIFAR10' or 'CIFAR100', or such a class of 
     try: sets = read(cls, download=False)
     except RuntimeError: sets = None                # not there, or not whole
     except OSError as e: raise DataError(f"{data_dir} cannot be read: {e.strerror or e}") from None
-    try:
+    lock = contextlib.nullcontext()
+    if sets is None:
+        try:
+            Path(data_dir).mkdir(parents=True, exist_ok=True)
+            lock = FileLock(Path(data_dir)/f'.{cls.filename}.lock').acquire()      # one process downloads, the others wait for it
+        except OSError as e: raise DataError(f"{data_dir} cannot be written: {e.strerror or e}; choose another --data_dir") from None
+    with lock:
         socket.setdefaulttimeout(20)
-        for url in sources if sets is None else []:
-            try: sets = read(type(cls.__name__, (cls,), dict(url=url)), download=True); break
-            except PermissionError as e: raise DataError(f"{data_dir} cannot be written: {e.strerror}; choose another --data_dir") from None
-            except (urllib.error.URLError, RuntimeError, OSError, EOFError) as e: problems.append(f"{url} ({getattr(e, 'reason', e)})")
-    finally: socket.setdefaulttimeout(timeout)
+        try:
+            for url in sources if sets is None else []:
+                try: sets = read(type(cls.__name__, (cls,), dict(url=url)), download=True); break
+                except PermissionError as e: raise DataError(f"{data_dir} cannot be written: {e.strerror}; choose another --data_dir") from None
+                except (OSError, RuntimeError, EOFError, ValueError, HTTPException) as e: problems.append(f"{url} ({getattr(e, 'reason', None) or e or type(e).__name__})")
+        finally: socket.setdefaulttimeout(timeout)
     if sets is None:
         raise DataError(f"{cls.__name__} could not be downloaded from {' or '.join(problems)}: fetch {cls.filename} by other means, put it into "
                         f"{data_dir} and run again, or train on --dataset digits, which needs no download".replace('\n', ' '))
