@@ -6,8 +6,9 @@
 __all__ = ['HELD', 'SETTINGS', 'STUDIES', 'paired_interval', 'TrialConfig', 'check_trial', 'show_value', 'Soften',
            'shuffle_patches', 'ShufflePatches', 'SmallResNet', 'resnet_like', 'trial_dls', 'trial_learner',
            'SweepError', 'Range', 'parse_value', 'parse_grid', 'points', 'show_settings', 'point_name', 'run_name',
-           'trial_config', 'open_storage', 'Board', 'untuple', 'Claim', 'run_sweep', 'read_runs', 'varied', 'collect',
-           'results_table', 'format_table', 'plot_results', 'Study', 'perturb', 'robustness', 'vit_sweep']
+           'trial_config', 'open_storage', 'readable', 'Board', 'untuple', 'Claim', 'run_sweep', 'read_json',
+           'believable', 'read_runs', 'varied', 'collect', 'results_table', 'format_table', 'plot_results', 'Study',
+           'perturb', 'robustness', 'vit_sweep']
 
 # %% ../nbs/08_experiments.ipynb #e3f22511
 import contextlib, functools, hashlib, io, itertools, json, math, multiprocessing, os, re, socket, sys, threading, time, typing
@@ -178,6 +179,7 @@ def trial_learner(cfg:TrialConfig): # the run
 # %% ../nbs/08_experiments.ipynb #6f0c90d9
 class SweepError(ValueError):
     "A sweep that cannot work. The message is one line and says what to do."
+    def __init__(self, message): super().__init__(''.join(c if c.isprintable() else ' ' for c in message))   # databases and folders may hold anything
 
 HELD = ('name', 'seed', 'resume', 'output_dir', 'set', 'num_classes', 'in_chans', 'local_rank')   # not to be swept
 SETTINGS = {f.name: f.type for c in (ViTConfig, TrialConfig) for f in fields(c) if f.name not in HELD}
@@ -298,6 +300,16 @@ def open_storage(where:str # 'journal:PATH', or a database URL such as sqlite://
     except OSError as e: raise SweepError(f"--storage {where}: {e.strerror}") from None
 
 # %% ../nbs/08_experiments.ipynb #867a762e
+@contextlib.contextmanager
+def readable(where:str,  # what to call it
+             *others):   # further exceptions
+    "Inside, what a damaged database raises becomes a SweepError that says what to do."
+    from sqlalchemy.exc import SQLAlchemyError
+    try: yield
+    except (_optuna().exceptions.OptunaError, SQLAlchemyError, *others) as e:
+        reason = str(e).partition('\n')[0][:200]
+        raise SweepError(f"{where} cannot be used ({reason}): move it away, and the same command goes on with the runs that are there") from None
+
 class Board:
     "Who runs what, in one Optuna study that all workers share. A run has one owner, and an heir when the owner dies."
     def __init__(self, name:str,          # of the study
@@ -316,7 +328,15 @@ class Board:
                                          sampler=samplers.TPESampler(constant_liar=True) if tpe else samplers.RandomSampler())
         self.study_id = storage.get_study_id_from_name(name)
         self.grid, self.space, self.n, self.seeds, self.seen = grid, space, n, seeds, {}
-    def trials(self): return self.study.get_trials(deepcopy=False)
+    def trials(self):
+        "All trials; SweepError when one says what no worker writes."
+        with readable('the database of the study', ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            trials = self.study.get_trials(deepcopy=False)
+            for t in trials:
+                a = t.user_attrs
+                if 'run' in a: _, _, _ = a['run'] + '', a['settings'].keys(), a['seed'] + 0
+                if 'worker' in a: _, _ = a['worker'][0] + '', a['worker'][1] + 0
+        return trials
     def id_of(self, t): return self.storage.get_trial_id_from_study_id_trial_number(self.study_id, t.number)
     def note(self, id, **attrs):
         for k, v in attrs.items(): self.storage.set_trial_user_attr(id, k, v)
@@ -511,7 +531,8 @@ def _worker(job, i, jobs, problems):
     "One of several processes."
     if torch.cuda.device_count() > 1: job['base'].setdefault('device', f'cuda:{i % torch.cuda.device_count()}')
     torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
-    try: _work(job)
+    try:
+        with readable('the storage'): _work(job)
     except (Interrupted, KeyboardInterrupt): sys.exit(130)
     except (ConfigError, DataError, CheckpointError, SweepError, OSError) as e: problems.put(str(e)); sys.exit(2)
 
@@ -578,36 +599,80 @@ def run_sweep(name:str,              # of the study, and of its folder below `ou
                n=0 if plain else trials, grid=[(p, s) for s in numbers for p in todo] if plain else None, patience=patience)
     _optuna()
     folder.mkdir(parents=True, exist_ok=True)
-    _same_base(_board(job), base)
-    write_json(folder/'study.json', dict(study=name, points=[point_name(p) for p in todo] if plain else [], seeds=seeds))
-    if jobs == 1: _work(job, show)
-    else: _processes(job, jobs)
+    with readable(storage and re.sub(r'//.*@', '//…@', storage) or folder/'study.db'):
+        _same_base(_board(job), base)
+        write_json(folder/'study.json', dict(study=name, points=[point_name(p) for p in todo] if plain else [], seeds=seeds))
+        if jobs == 1: _work(job, show)
+        else: _processes(job, jobs)
     return folder
 
 # %% ../nbs/08_experiments.ipynb #f0a03369
+def read_json(path:Path # of a file that somebody may have edited
+             )->dict:   # text in it has no control characters
+    "A dictionary from a JSON file. ValueError when it is something else, or larger than 64 MB."
+    def plain(v):
+        if isinstance(v, str): return ''.join(c if c.isprintable() else '?' for c in v)
+        if isinstance(v, dict): return {plain(k): plain(o) for k, o in v.items()}
+        return [plain(o) for o in v] if isinstance(v, list) else v
+    if not path.is_file() or path.stat().st_size > 2**26: raise ValueError(f"{path.name} is no file, or too large")
+    try: d = json.loads(path.read_text(encoding='utf-8')); d = plain(d)
+    except (ValueError, RecursionError) as e: raise ValueError(f"{path.name}: {e}") from None
+    if not isinstance(d, dict): raise ValueError(f"{path.name} holds no settings")
+    return d
+
+def believable(settings:dict, # of a run
+               result:dict,   # its numbers
+               curve:list=()  # [step, validation accuracy, seconds] of each evaluation
+              ):
+    "ValueError, with the name of what no run can have. Folders are edited, and a report should not print everything."
+    def number(v, low=-1e15, high=1e15): return type(v) in (int, float) and low <= v <= high      # not NaN, and not true
+    def simple(v): return v is None or type(v) in (str, bool) and len(str(v)) <= 1000 or number(v)
+    limits = dict(test_accuracy=1, valid_accuracy=1, seconds=1e12, images_per_second=1e12, parameters=1e15)
+    wrong = [k for k, most in limits.items() if not number(result.get(k), 0, most)]
+    wrong += [k for k in ('num_steps', 'warmup_steps', 'seed') if not number(settings.get(k, 0), 0) or settings.get(k, 0) % 1]
+    wrong += [k for k in ('name', 'dataset', 'data_dir', 'model_type', 'pretrained_dir') if type(settings.get(k)) not in (str, type(None))]
+    wrong += [k for k, v in settings.items() if not (simple(v) or isinstance(v, (list, tuple)) and len(v) < 100 and all(map(simple, v)))]
+    if not all(len(p) == 3 and all(map(number, p)) for p in curve): wrong.append('metrics.csv')
+    if type(result.get('commit')) not in (str, type(None)): wrong.append('commit')
+    if wrong or type(result['parameters']) is not int: raise ValueError(f"{', '.join(wrong[:3]) or 'parameters'} cannot be right")
+
+def _read_curve(path):
+    if not path.is_file() or path.stat().st_size > 2**26: raise ValueError(f"{path.name} is no file, or too large")
+    return pd.read_csv(path)[['step', 'valid_accuracy', 'seconds']].astype(float).values.tolist()
+
 def _run(path):
-    "One run folder as a dictionary."
-    cfg = json.loads((path/'config.json').read_text(encoding='utf-8'))
-    curve = pd.read_csv(path/'metrics.csv')[['step', 'valid_accuracy', 'seconds']].values.tolist()
-    settings = {k: v for k, v in cfg.items() if k not in FREE + ('name', 'seed', 'set', 'local_rank')} | cfg['set']
+    "One run folder as a dictionary. SweepError when it is damaged."
+    try:
+        cfg, result, curve = read_json(path/'config.json'), read_json(path/'result.json'), _read_curve(path/'metrics.csv')
+        settings = {k: v for k, v in cfg.items() if k not in FREE + ('name', 'seed', 'set', 'local_rank')} | cfg['set']
+        believable(settings | dict(seed=cfg['seed'], pretrained_dir=cfg['pretrained_dir']), result, curve)
+    except (LookupError, TypeError, ValueError, OSError) as e: raise SweepError(f"run {path} is damaged ({type(e).__name__}: {e})") from None
     settings['pretrained_dir'] = Path(cfg['pretrained_dir'] or '').name or None
-    result = json.loads((path/'result.json').read_text(encoding='utf-8'))
     return dict(settings=untuple(settings), point=re.sub(r'-seed\d+$', '', path.name), seed=cfg['seed'], curve=curve,
                 **{k: v for k, v in result.items() if k not in ('versions', 'finished', 'images')})
+
+def _collected(path):
+    "The runs in a JSON file of `collect`."
+    try:
+        d, runs = read_json(path), []
+        for r in d['runs']:
+            runs.append(r | dict(settings=untuple(d['base'] | r['settings'])))
+            believable(runs[-1]['settings'] | dict(seed=r['seed']), r, r['curve'])
+            if not r['curve'] or type(r['point']) is not str: raise ValueError("a run without a curve or a name")
+        _order(path)
+    except (LookupError, TypeError, ValueError, AttributeError, OSError) as e: raise SweepError(f"study {path} is damaged ({type(e).__name__}: {e})") from None
+    return runs
 
 def read_runs(source # folder with run folders, a JSON file of `collect`, or a list of such
              )->list[dict]: # one a finished run: settings, point, seed, curve, and what its `result.json` says
     "The runs of a study, wherever they come from. Raises SweepError when there are none."
     if isinstance(source, (list, tuple)): return [r for s in source for r in read_runs(s)]
     source = Path(source)
-    if source.is_file():
-        d = json.loads(source.read_text(encoding='utf-8'))
-        return [r | dict(settings=untuple(d['base'] | r['settings'])) for r in d['runs']]
-    runs = [_run(p.parent) for p in sorted(source.glob('*/result.json'))]
+    runs = _collected(source) if source.is_file() else [_run(p.parent) for p in sorted(source.glob('*/result.json'))]
     if not runs: raise SweepError(f"{source} has no finished runs")
     keys = {k for r in runs for k in r['settings']}
-    for r in runs:      # a field of ViTConfig that this run did not set has the value of its model
-        own = asdict(CONFIGS[r['settings']['model_type']])
+    for r in runs if source.is_dir() else []:      # a field of ViTConfig that this run did not set has the value of its model
+        own = asdict(CONFIGS.get(r['settings'].get('model_type')) or ViTConfig())
         for k in keys: r['settings'].setdefault(k, own.get(k))
     return runs
 
@@ -623,12 +688,15 @@ def _order(source):
     "The points of a study in the order in which they were asked for."
     path = Path(source) if isinstance(source, (str, Path)) else None
     path = path if path is None or path.is_file() else path/'study.json'
-    return json.loads(path.read_text(encoding='utf-8'))['points'] if path and path.exists() else []
+    if not path or not path.exists(): return []
+    try: points = read_json(path)['points']
+    except (KeyError, ValueError) as e: raise SweepError(f"{path} is damaged ({e})") from None
+    return points if isinstance(points, list) else []
 
 def collect(folder # of a study
            )->dict:
     "A study as small data, without paths of this machine: what `read_runs` reads back."
-    runs, study = read_runs(folder), json.loads((Path(folder)/'study.json').read_text(encoding='utf-8'))
+    runs, study = read_runs(folder), dict(study=Path(folder).name, points=_order(folder))
     keys = varied(runs)
     def small(k, v):
         if k == 'settings': return {n: v[n] for n in keys}

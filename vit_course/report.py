@@ -22,7 +22,7 @@ from .checkpoints import CheckpointError, load_checkpoint
 from .data import SUFFIXES, Batches, DataError, ImageSet, load_splits, open_image
 from .doctor import OneLineParser
 from .experiments import STUDIES, SweepError, format_table, plot_results, results_table, show_value, untuple
-from .experiments import read_runs as read_study
+from .experiments import believable, read_json, read_runs as read_study
 from .finetune import FREE, RECIPES, FinetuneConfig, write_atomic
 from .patches import pair
 from .vit import CONFIGS, ViTConfig, VisionTransformer, count_flops, count_parameters
@@ -30,6 +30,7 @@ from .vit import CONFIGS, ViTConfig, VisionTransformer, count_flops, count_param
 # %% ../nbs/12_report.ipynb #c71df2c6
 class ReportError(ValueError):
     "The report cannot be made. The message is one line and says what to do."
+    def __init__(self, message): super().__init__(''.join(c if c.isprintable() else ' ' for c in message))   # names may hold anything
 
 @dataclass
 class Run:
@@ -52,18 +53,19 @@ def read_run(path:Path # of a run
             )->Run:
     "Read a run folder. ReportError for one that is not finished, or cannot be read."
     def read(name):
-        try: return json.loads((path/name).read_text(encoding='utf-8'))
+        try: return read_json(path/name)
         except (OSError, ValueError) as e: raise ReportError(f"run {path.name}: {name} cannot be read ({type(e).__name__})") from None
     config = read('config.json')
     if not (path/'result.json').exists(): raise ReportError(f"run {path.name} is not finished: go on with it with the same command and --resume")
     try:
         run = Run(path, config, read('result.json'), [])
         for k in ('name', 'dataset', 'data_dir', 'model_type', 'img_size', 'seed', 'num_steps', 'learning_rate'): config[k]
-        dict(config['set']), dict(run.result['versions']), run.finished
-        for k in ('test_accuracy', 'valid_accuracy', 'seconds', 'images_per_second', 'parameters'): run.result[k] + 0.
+        run.result['versions'].items(), run.finished, config['name'] + config['dataset'] + config['model_type']
+        if not (path/'metrics.csv').is_file() or (path/'metrics.csv').stat().st_size > 2**26: raise ValueError("metrics.csv is no file, or too large")
         with open(path/'metrics.csv', newline='', encoding='utf-8') as f: run.metrics = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(f)]
-        for row in run.metrics: row['step'], row['train_loss'], row['valid_loss'], row['valid_accuracy']
-    except (KeyError, TypeError, ValueError, OSError) as e: raise ReportError(f"run {path.name} is damaged: {type(e).__name__} {e}") from None
+        believable({k: v for k, v in config.items() if k != 'set'} | config['set'], run.result, 
+                   [(row['step'], row[k], 0) for row in run.metrics for k in ('train_loss', 'valid_loss', 'valid_accuracy')])
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, OSError, csv.Error) as e: raise ReportError(f"run {path.name} is damaged: {type(e).__name__} {e}") from None
     return run
 
 def find_runs(folder:str|Path # a run, or a folder with runs in it, at any depth
@@ -109,9 +111,11 @@ def show_count(n:float # parameters, operations, ...
 def vit_of(run:Run)->ViTConfig|None: # None: the run did not train a whole Vision Transformer
     "The model of a run, from its settings and its number of parameters."
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in (dict(img_size=run.config['img_size']) | run.config['set']).items()}
-    try: cfg = replace(CONFIGS[run.config['model_type']], **given | dict(num_classes=0))
-    except (KeyError, TypeError, ValueError): return None
-    with torch.device('meta'): rest = count_parameters(VisionTransformer(cfg))     # sizes without memory
+    try:
+        cfg = replace(CONFIGS[run.config['model_type']], **given | dict(num_classes=0))
+        if max(cfg.depth, sum(cfg.hybrid or ())) > 1000: return None               # edited by hand: it would be built for hours
+        with torch.device('meta'): rest = count_parameters(VisionTransformer(cfg)) # sizes without memory
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError): return None
     classes, odd = divmod(run.result['parameters'] - rest, (cfg.pre_logits or cfg.dim) + 1)
     return None if odd or classes < 1 else replace(cfg, num_classes=classes)
 
@@ -253,7 +257,7 @@ def plot_curves(runs:list[Run], # in any order
             acc.plot(steps, [100*row['valid_accuracy'] for row in r.metrics], color='0.72', lw=.7, zorder=0)
         for r, style in zip(named, LINES):
             steps, style = [row['step'] for row in r.metrics], style | dict(ms=3, lw=1, markevery=max(1, len(r.metrics) // 8))
-            loss.plot(steps, [row['train_loss'] for row in r.metrics], **style, label=r.name)
+            loss.plot(steps, [row['train_loss'] for row in r.metrics], **style, label=r.name.replace('$', r'\$'))   # a name is no formula
             loss.plot(steps, [row['valid_loss'] for row in r.metrics], **style | dict(ls='--', mfc='white'))
             acc.plot(steps, [100*row['valid_accuracy'] for row in r.metrics], **style | dict(ls='--', mfc='white'))
         loss.set(xlabel='step', ylabel='loss, nats', ylim=(0, None)); acc.set(xlabel='step', ylabel='validation accuracy, %')
@@ -305,6 +309,7 @@ def attention_figures(run:Run, images:str|Path=None)->list[Figure]:
     import matplotlib.pyplot as plt
     model = load_checkpoint(None, run.path/'best.safetensors').model
     grid, n, figures = model.grid, model.n_prefix, []
+    if pair(model.cfg.img_size) != pair(vit_of(run).img_size): raise ReportError(f"run {run.name}: best.safetensors is of another model than config.json says")
     for name, picture in pictures_for(run, images):
         x = as_input(picture)
         weights = attention_maps(model, x)
@@ -619,7 +624,7 @@ def build_report(lastname:str,           # the PDF is <out>/<lastname>_ViT.pdf
     trials = None
     if study:
         try: trials = read_study(study); results_table(study)
-        except (SweepError, OSError, ValueError, KeyError, TypeError) as e: raise ReportError(f"--study {study} cannot be read: {' '.join(str(e).split())[:160] or type(e).__name__}") from None
+        except (ValueError, OSError) as e: raise ReportError(f"--study {study} cannot be read: {' '.join(str(e).split())[:160] or type(e).__name__}") from None
     for p in list_pictures(images)[:MOST_PICTURES] if images else []: open_image(p)
     if answers:
         try: text = Path(answers).read_text(encoding='utf-8')
