@@ -934,7 +934,7 @@ def write_grades(
     exercises = [e for o in course.exercises.values() for e in o]
     given = read_manual(manual, exercises) if manual else {}
     out.mkdir(parents=True)
-    table = dict(mode='w', newline='', encoding='utf-8')
+    table = dict(mode='w', newline='', encoding='utf-8', errors='surrogateescape')   # a folder's name need not be UTF-8
     with open(out/'grades.csv', **table) as f, open(out/'to_read.csv', **table) as g:
         grades, to_read = csv.writer(f), csv.writer(g)
         grades.writerow(['student', *(e.id for e in exercises), 'points', 'open'])
@@ -957,7 +957,7 @@ def read_manual(path, exercises): # CSV; list of Exercise
     "{student: {exercise: points}} from a CSV. AssignmentError for an unknown exercise or points that are out of range."
     given, most = {}, {e.id: e.points for e in exercises if e.manual}
     try:
-        with open(path, newline='', encoding='utf-8') as f: rows = list(csv.DictReader(f))
+        with open(path, newline='', encoding='utf-8', errors='surrogateescape') as f: rows = list(csv.DictReader(f))
         for row in rows:
             if row['points'].strip() == '': continue
             points, id = float(row['points']), row['exercise']

@@ -163,7 +163,8 @@ def appendix(runs:list[Run])->list[Table]:
     commands = Table([{'Run': r.name, 'Command': Code(command_of(r))} for r in runs], "The command that makes each run; what it does not name is the default of the model.")
     versions = {}
     for r in runs: versions.setdefault(json.dumps(r.result['versions']), []).append(r.name)
-    rows = [{'Runs': 'all' if len(versions) == 1 else ', '.join(names)} | {k: v or '–' for k, v in json.loads(key).items()} for key, names in versions.items()]
+    packages = dict.fromkeys(k for key in versions for k in json.loads(key))
+    rows = [{'Runs': 'all' if len(versions) == 1 else ', '.join(names)} | {k: json.loads(key).get(k) or '–' for k in packages} for key, names in versions.items()]
     return [commands, made, Table(rows, "Versions.")]
 
 # %% ../nbs/12_report.ipynb #1b16eb96
@@ -406,7 +407,8 @@ def flatten(nb # executed
     pictures, cells = {}, []
     def keep(data, kind, where):
         name = f'{where}-{len(pictures)}.{dict(jpeg="jpg").get(kind, kind.split("+")[0])}'
-        pictures[name] = base64.b64decode(data)
+        try: pictures[name] = base64.b64decode(data)
+        except (ValueError, TypeError): pictures[name] = b''                                # then it cannot be shown, which `scrub` says
         return name
     def embedded(text, where): # pictures that are written into the text
         return re.sub(r'\(data:image/([\w+.-]+);base64,([\w+/=]+)\)', lambda m: f"({keep(m[2], m[1], where)})", text)
@@ -435,7 +437,13 @@ def flatten(nb # executed
 def blocks_of(flat:str # a notebook of Markdown cells
              )->list[dict]: # pandoc's tree
     "Read each cell's Markdown by itself: what one leaves open, the next does not inherit."
-    tree = json.loads(pandoc(flat, READER, 'json'))
+    def depth(x): # level by level: deeper than Python's stack
+        level, n = [x], 0
+        while level: level, n = [v for o in level for v in (o.values() if isinstance(o, dict) else o if isinstance(o, list) else ())], n + 1
+        return n
+    try: tree = json.loads(pandoc(flat, READER, 'json'))
+    except RecursionError: tree = None
+    if tree is None or depth(tree) > 300: raise ReportError("a text is nested too deeply for a page: quotes in quotes, or lists in lists")
     return [b for cell in tree['blocks'] for b in cell['c'][1]]
 
 # %% ../nbs/12_report.ipynb #643bcf87
