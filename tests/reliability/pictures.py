@@ -1,4 +1,4 @@
-"""More than 250 picture files that strangers may hand in, made here with fixed seeds: {name: (what to write, what must become of it)}.
+"""More than 300 picture files that strangers may hand in, made here with fixed seeds: {name: (what to write, what must become of it)}.
 
 'used' files must be read, and rightly; 'refused' ones must not; of 'either' kind (a cut or a flipped bit) both will do."""
 import io, os, random, socket, struct, zlib

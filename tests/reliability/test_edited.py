@@ -1,6 +1,6 @@
 """Run folders, studies and databases that somebody has edited or damaged, against all that read them: right, or refused in one line that names the file;
 nothing crashes, hangs, runs, or is read from elsewhere."""
-import functools, json, math, os, random, shutil, sqlite3
+import json, math, os, random, shutil, sqlite3
 
 import pytest
 from test_pictures import FULL, at_most, is_one_line
@@ -8,7 +8,7 @@ from test_pictures import FULL, at_most, is_one_line
 pytest.importorskip('optuna')
 from vit_course import experiments as E
 from vit_course.experiments import collect, format_table, plot_results, read_runs, results_table, vit_sweep
-from vit_course.finetune import ConfigError, vit_train
+from vit_course.finetune import vit_train
 
 pytestmark = pytest.mark.skipif(os.name == 'nt', reason='Windows has neither pipes nor such names')
 RUN = ['--model_type', 'testing', '--img_size', '8', '--set', 'patch_size=2', '--device', 'cpu', '--num_steps', '4', '--eval_every', '2']
@@ -223,7 +223,6 @@ def test_damaged_databases(made, tmp_path, in_process, monkeypatch, capsys):
         cases += [sql(f"update {t} set value_json = '{v}'") for v in ('', '{', 'null', '[]', '"../../x"', '1e999', '{"a": 1}', '[' * 5000)]
     cases += [sql("update trials set state = 'NONSENSE'"), sql("update trials set state = 'RUNNING'"), sql("update trials set state = 'WAITING'"), sql("update trials set number = 10000000"), sql('update trial_values set value = 9e999'),
               sql("update study_directions set direction = 'MINIMIZE'"), sql("update version_info set schema_version = 99")]
-    seen = {}
     for content in cases:
         for f in path.parent.glob('study.db*'): f.unlink()
         path.write_bytes(content)

@@ -1,7 +1,6 @@
 "The explorer's page with 50 pictures: it is built, opens in a browser without a complaint, answers every click, and its size and memory are told."
-import os, resource, sys, time
+import os, time
 
-import pytest
 from conftest import chromium
 from explorer_cases import make_model, make_photo
 from test_explorer_browser import Page
@@ -10,7 +9,7 @@ from vit_course.explorer import AttentionExplorer
 
 N = 50
 
-def resident(): return int(open('/proc/self/statm').read().split()[1])*resource.getpagesize()/2**20 if os.path.exists('/proc/self/statm') else float('nan')
+def resident(): return int(open('/proc/self/statm').read().split()[1])*4096/2**20 if os.path.exists('/proc/self/statm') else float('nan')
 
 
 def test_fifty_pictures(tmp_path, capsys):

@@ -1,19 +1,17 @@
 """Notebooks handed in, and answers for the report: whatever is in them, no code of theirs runs in our process, no file outside is read or written, and the
 command says what is wrong in one line each. (Code that attacks the jail: test_assignments.py, tests/answers/hostile.py; random text and formulas: test_report.py.)"""
-import base64, csv, io, json, os, random, shutil
+import base64, csv, json, os, re
 
 import pytest
+for name in ('nbformat', 'pypdf', 'typst', 'pypandoc'): pytest.importorskip(name)
 from conftest import ROOT
 from test_pictures import at_most
-from test_report import DAY, EVIL, close, pages, text_of
+from test_report import EVIL, pages
 
 from vit_course.assignments import can_jail, vit_assign
 
-nbformat, pypdf = pytest.importorskip('nbformat'), pytest.importorskip('pypdf')
-pytest.importorskip('typst'); pytest.importorskip('pypandoc')
-from nbformat.v4 import new_markdown_cell, new_notebook
 from vit_course import report as R
-from vit_course.report import QUESTIONS, ReportError, typeset, vit_report
+from vit_course.report import vit_report
 
 
 # --- the grader
@@ -87,7 +85,7 @@ def test_answers_are_text(tmp_path, capsys):
     assert CANARY not in text and 'root:' not in text and 'PATH=' not in text
     for i, e in enumerate(attacks): assert f'cell {i} begins' in text and f'cell {i} ends' in text, e
     assert sorted(p.name for p in tmp_path.iterdir()) == ['in', 'secret.png', 'secret.typ'] and [p.name for p in folder.iterdir()] == ['secret.png'] and not (ROOT/'owned').exists()
-    assert source.count('image(') == 0 and len(problems) >= 14 and all('\n' not in p for p in problems)
+    assert not re.search(r'(?<!\\)#image|figure\(image', source) and len(problems) >= 14 and all('\n' not in p for p in problems)
     with capsys.disabled(): print(f'\n{len(attacks)} attacks in answers: {len(attacks)} are text, {len(problems)} pictures are named as not shown')
 
 
@@ -113,7 +111,7 @@ def notebooks():
     out = {'no base64': with_cell(source='![x](attachment:a.png)', kind='markdown', attachments={'a.png': {'image/png': 'abc'}}), 'no bytes': with_cell(source='x', kind='markdown', attachments={'a.png': {'image/png': 3}}),
            'attachments are a list': with_cell(source='x', kind='markdown', attachments=[1]), 'an empty attachment': with_cell(source='x', kind='markdown', attachments={'a.png': {}}),
            'a strange kind': with_cell(source='![x](attachment:a.png)', kind='markdown', attachments={'a.png': {'image/../../../x y\0': 'aaaa'}}), 'output is no picture': with_cell(outputs=[dict(output_type='display_data', metadata={}, data={'image/png': 'abc'})]),
-           'output is a number': with_cell(outputs=[dict(output_type='display_data', metadata={}, data={'text/markdown': 3})]), 'outputs are text': with_cell(outputs='x'), 'an unknown output': with_cell(outputs=[dict(output_type='<b>')]), 'no outputs': good | dict(cells=[dict(cell_type='code', source='1')]),
+           'outputs are text': with_cell(outputs='x'), 'an unknown output': with_cell(outputs=[dict(output_type='<b>')]), 'no outputs': good | dict(cells=[dict(cell_type='code', source='1')]),
            'no metadata': {k: v for k, v in good.items() if k != 'metadata'}, 'nbformat 3': good | dict(nbformat=3), 'nbformat 99': good | dict(nbformat=99), 'nbformat is text': good | dict(nbformat='x'), 'no cells': good | dict(cells=[]), 'cells are text': good | dict(cells='x'),
            'tags': with_cell(metadata={'tags': 3}), 'unknown kind of cell': with_cell(kind='<script>'), 'source is a number': with_cell(source=3), 'source is null': with_cell(source=None), 'deep metadata': good | dict(metadata={'a': [[[[[[1]]]]]]})}
     return {k: json.dumps(v).encode() for k, v in out.items()} | {'deep': b'[' * 10**5, 'deep cells': b'{"cells":' * 10**5, 'UTF-16': json.dumps(good).encode('utf-16'), 'numbers': b'9' * 10**4, 'cut': json.dumps(good).encode()[:5000], 'zeros': bytes(1000)}

@@ -5,7 +5,6 @@ from collections import Counter
 import numpy as np, pytest
 from pictures import SIZE, corpus, grey, right, scene
 
-from conftest import ROOT
 from test_explorer import Scripts
 from vit_course.attention_maps import vit_attention
 from vit_course.checkpoints import save_checkpoint
