@@ -792,7 +792,8 @@ def _transfer(url, part, limit, show):
         if e.code == 416: part.unlink()                                                    # something else is here
         raise
     with response:
-        if urllib.parse.urlsplit(response.url).scheme != urllib.parse.urlsplit(url).scheme: raise OSError(f"leads to {response.url[:100]}")   # out of https
+        here, there = (urllib.parse.urlsplit(u).scheme for u in (url, response.url))
+        if here != there: raise OSError(f"leads to {response.url[:100]}")   # out of https
         resumed = response.status == 206 and (response.headers.get('Content-Range') or '').startswith(f'bytes {have}-')
         if response.status != 200 and not resumed: raise OSError(f"answered {response.status} instead of 200")
         done = have if resumed else 0
@@ -807,7 +808,8 @@ def _transfer(url, part, limit, show):
                 if done > limit: break
                 show(done - before, done, total, start)
                 seconds = time.monotonic() - start
-                if seconds > TIMEOUT and done - before < SLOWEST*seconds: raise OSError(f"sends less than {SLOWEST:,} bytes a second")
+                if seconds > TIMEOUT and done - before < SLOWEST*seconds:
+                    raise OSError(f"sends less than {SLOWEST:,} bytes a second")
             f.flush()
             os.fsync(f.fileno())
         if done > limit: part.unlink(); raise OSError("sends more bytes than this checkpoint has")
@@ -882,7 +884,8 @@ def download(name:str,          # in `CHECKPOINTS`
                     except (OSError, HTTPException, ValueError) as e:
                         if getattr(e, 'code', 0) in (401, 403, 404, 410): urls.remove(url)     # waiting will not help
                         pause = max(pause, _pause(e))
-                        reason = f"{urllib.parse.urlsplit(url).hostname}: {getattr(e, 'reason', None) or e or type(e).__name__}"
+                        said = getattr(e, 'reason', None) or e or type(e).__name__
+                        reason = f"{urllib.parse.urlsplit(url).hostname}: {said}"
     except OSError as e: reason = e
     raise CheckpointError(name, f"cannot be fetched ({reason}): get {known.urls[0]} by other means, and put it at {path}")
 

@@ -179,7 +179,8 @@ def trial_learner(cfg:TrialConfig): # the run
 # %% ../nbs/08_experiments.ipynb #6f0c90d9
 class SweepError(ValueError):
     "A sweep that cannot work. The message is one line and says what to do."
-    def __init__(self, message): super().__init__(''.join(c if c.isprintable() else ' ' for c in message))   # databases and folders may hold anything
+    def __init__(self, message): # names in it may hold anything
+        super().__init__(''.join(c if c.isprintable() else ' ' for c in message))
 
 HELD = ('name', 'seed', 'resume', 'output_dir', 'set', 'num_classes', 'in_chans', 'local_rank')   # not to be swept
 SETTINGS = {f.name: f.type for c in (ViTConfig, TrialConfig) for f in fields(c) if f.name not in HELD}
@@ -634,8 +635,10 @@ def believable(settings:dict, # of a run
     limits = dict(test_accuracy=1, valid_accuracy=1, seconds=1e12, images_per_second=1e12, parameters=1e15)
     wrong = [k for k, most in limits.items() if not number(result.get(k), 0, most)]
     wrong += [k for k in ('num_steps', 'warmup_steps', 'seed') if not number(settings.get(k, 0), 0) or settings.get(k, 0) % 1]
-    wrong += [k for k in ('name', 'dataset', 'data_dir', 'model_type', 'pretrained_dir') if type(settings.get(k)) not in (str, type(None))]
-    wrong += [k for k, v in settings.items() if not (simple(v) or isinstance(v, (list, tuple)) and len(v) < 100 and all(map(simple, v)))]
+    words = 'name', 'dataset', 'data_dir', 'model_type', 'pretrained_dir'
+    wrong += [k for k in words if type(settings.get(k)) not in (str, type(None))]
+    def flat(v): return simple(v) or isinstance(v, (list, tuple)) and len(v) < 100 and all(map(simple, v))
+    wrong += [k for k, v in settings.items() if not flat(v)]
     if not all(len(p) == 3 and all(map(number, p)) for p in curve): wrong.append('metrics.csv')
     wrong += ['fast'] * any(type(v) is not str for v in settings.get('fast') or ())
     if type(result.get('commit')) not in (str, type(None)): wrong.append('commit')
@@ -651,7 +654,8 @@ def _run(path):
         cfg, result, curve = read_json(path/'config.json'), read_json(path/'result.json'), _read_curve(path/'metrics.csv')
         settings = {k: v for k, v in cfg.items() if k not in FREE + ('name', 'seed', 'set', 'local_rank')} | cfg['set']
         believable(settings | dict(seed=cfg['seed'], pretrained_dir=cfg['pretrained_dir']), result, curve)
-    except (LookupError, TypeError, ValueError, OSError) as e: raise SweepError(f"run {path} is damaged ({type(e).__name__}: {e})") from None
+    except (LookupError, TypeError, ValueError, OSError) as e:
+        raise SweepError(f"run {path} is damaged ({type(e).__name__}: {e})") from None
     settings['pretrained_dir'] = Path(cfg['pretrained_dir'] or '').name or None
     return dict(settings=untuple(settings), point=re.sub(r'-seed\d+$', '', path.name), seed=cfg['seed'], curve=curve,
                 **{k: v for k, v in result.items() if k not in ('versions', 'finished', 'images')})
@@ -665,7 +669,8 @@ def _collected(path):
             believable(runs[-1]['settings'] | dict(seed=r['seed']), r, r['curve'])
             if not r['curve'] or type(r['point']) is not str: raise ValueError("a run without a curve or a name")
         _order(path)
-    except (LookupError, TypeError, ValueError, AttributeError, OSError) as e: raise SweepError(f"study {path} is damaged ({type(e).__name__}: {e})") from None
+    except (LookupError, TypeError, ValueError, AttributeError, OSError) as e:
+        raise SweepError(f"study {path} is damaged ({type(e).__name__}: {e})") from None
     return runs
 
 def read_runs(source # folder with run folders, a JSON file of `collect`, or a list of such

@@ -652,7 +652,7 @@ def build_report(lastname:str,           # the PDF is <out>/<lastname>_ViT.pdf
     flat, embedded = flatten(done)
     blocks, pictures, problems = scrub(blocks_of(flat), embedded, own.parent)
     if answers: blocks, pictures, problems = put_answers(blocks, given, Path(answers).name), pictures | more, problems + trouble
-    what = missing(blocks, found, trials) + wrong + problems
+    what = [''.join(c if c.isprintable() else ' ' for c in m) for m in missing(blocks, found, trials) + wrong + problems]      # names in it may hold anything
     date = max((r.finished for r in found), default=datetime.now(timezone.utc))
     source = typst_source(blocks, what)
     path, pdf = out/f'{lastname}_ViT.pdf', typeset(source, pictures, lastname, date)
