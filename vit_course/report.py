@@ -359,7 +359,7 @@ def read_notebook(path:str|Path): # a notebook of nbformat 4
     try:
         nb = nbformat.read(path, as_version=4)
         for c in nb.cells: c.cell_type, c.source + '', [dict(o) for o in c.get('attachments', {}).values()], [o.output_type for o in c.get('outputs', [])], [*c.metadata.get('tags', [])]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, nbformat.ValidationError) as e:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, nbformat.ValidationError) as e:
         raise ReportError(f"{path} cannot be read as a notebook ({type(e).__name__}): mend it in Jupyter, or take it away to start from the template") from None
     return nb
 
