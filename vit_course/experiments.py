@@ -640,7 +640,8 @@ def believable(settings:dict, # of a run
     def flat(v): return simple(v) or isinstance(v, (list, tuple)) and len(v) < 100 and all(map(simple, v))
     wrong += [k for k, v in settings.items() if not flat(v)]
     if not all(len(p) == 3 and all(map(number, p)) for p in curve): wrong.append('metrics.csv')
-    wrong += ['fast'] * any(type(v) is not str for v in settings.get('fast') or ())
+    fast = settings.get('fast', ())
+    if not (fast is None or isinstance(fast, (list, tuple)) and all(type(v) is str for v in fast)): wrong.append('fast')
     if type(result.get('commit')) not in (str, type(None)): wrong.append('commit')
     if wrong or type(result['parameters']) is not int: raise ValueError(f"{', '.join(wrong[:3]) or 'parameters'} cannot be right")
 

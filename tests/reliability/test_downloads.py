@@ -39,7 +39,7 @@ class Handler(BaseHTTPRequestHandler):
         server.asked.append(self.path)
         how, _, what = self.path.strip('/').partition('/')
         before, wanted = server.times(self.path[1:]), self.headers.get('Range')
-        try: getattr(self, how)(content, before, what, wanted)
+        try: getattr(self, how, self.nothing)(content, before, what, wanted)
         except (BrokenPipeError, ConnectionResetError): pass
 
     def good(self, content, before, what, wanted):
