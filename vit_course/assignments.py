@@ -1046,9 +1046,9 @@ def write_tables(out, reports, exercises): # folder; {student: report}; list of 
     reports = [reports[k] for k in sorted(reports)]
     def points(r, e): return r['exercises'][e.id]['points'] # None becomes an empty cell
     write_whole(out/'grades.csv', table([['student', *(e.id for e in exercises), 'points', 'open'],
-        *([spreadsheet(r['student']), *(points(r, e) for e in exercises), r['points'], r['open']] for r in reports)]))
+        *([spreadsheet(r['student']), *(points(r, e) for e in exercises), r['points'], r['open']] for r in reports)]).encode('utf-8', 'surrogateescape'))   # a folder's name need not be UTF-8
     write_whole(out/'to_read.csv', table([['student', 'exercise', 'of', 'points'],
-        *([spreadsheet(r['student']), e.id, e.points, points(r, e)] for r in reports for e in exercises if e.manual)]))
+        *([spreadsheet(r['student']), e.id, e.points, points(r, e)] for r in reports for e in exercises if e.manual)]).encode('utf-8', 'surrogateescape'))
 
 def write_report(out, r): # folder of the grades; as from `grade_submission`
     "What there is to know of one student. `report.json` comes last: with it, the student is done."
@@ -1094,7 +1094,7 @@ def read_manual(path, exercises): # CSV; list of Exercise
     "{student: {exercise: points}} from a CSV. AssignmentError for an unknown exercise or points that are out of range."
     given, most = {}, {e.id: e.points for e in exercises if e.manual}
     try:
-        with open(path, newline='', encoding='utf-8') as f: rows = list(csv.DictReader(f))
+        with open(path, newline='', encoding='utf-8', errors='surrogateescape') as f: rows = list(csv.DictReader(f))
         for row in rows:
             if row['points'].strip() == '': continue
             points, id = float(row['points']), row['exercise']

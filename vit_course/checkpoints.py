@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['LAYOUTS', 'KINDS', 'TABLES', 'DAMAGE', 'DTYPES', 'ALIASES', 'KNOWN', 'UNUSED', 'RESIZE', 'RESIZE_OF', 'CHECKPOINTS',
-           'BODY', 'TIMEOUT', 'places', 'CheckpointError', 'CheckpointFile', 'NpzFile', 'checksum', 'SafetensorsFile',
-           'TorchFile', 'open_checkpoint', 'canonical', 'knows', 'recognise', 'shape_of', 'config_of', 'guess_config',
-           'eps_of', 'find_grid', 'resize_pos_embed', 'LoadReport', 'plan', 'carry_out', 'cache_dir', 'find_checkpoint',
-           'inspect_checkpoint', 'load_checkpoint', 'load_npz', 'replacing', 'save_checkpoint', 'save_npz',
-           'Checkpoint', 'verify_checkpoint', 'download', 'vit_weights']
+           'BODY', 'TIMEOUT', 'SLOWEST', 'WAIT', 'places', 'CheckpointError', 'CheckpointFile', 'NpzFile', 'checksum',
+           'SafetensorsFile', 'TorchFile', 'open_checkpoint', 'canonical', 'knows', 'recognise', 'shape_of',
+           'config_of', 'guess_config', 'eps_of', 'find_grid', 'resize_pos_embed', 'LoadReport', 'plan', 'carry_out',
+           'cache_dir', 'find_checkpoint', 'inspect_checkpoint', 'load_checkpoint', 'load_npz', 'replacing',
+           'save_checkpoint', 'save_npz', 'Checkpoint', 'verify_checkpoint', 'download', 'vit_weights']
 
 # %% ../nbs/05_checkpoints.ipynb #0fb96a8d
 import errno, hashlib, json, math, os, re, struct, sys, time, zipfile, zlib
@@ -21,6 +21,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from tokenize import TokenError
 import numpy as np, torch
+from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch.nn import functional as F
@@ -775,7 +776,9 @@ CHECKPOINTS.update({name: make(name) for name, make in {
 }.items()})
 
 # %% ../nbs/05_checkpoints.ipynb #5a81c4a1
-TIMEOUT = 30 # seconds without a byte
+TIMEOUT = 30 # seconds without a byte; after so many a server must have been faster than `SLOWEST`
+SLOWEST = 1000 # bytes a second
+WAIT = 1. # seconds before all addresses are tried for the second time; twice as long before the third
 
 def _bar(name, new, done, total, start):
     "One line on a terminal that shows how far a download is."
@@ -794,23 +797,33 @@ def _transfer(url, part, limit, show):
         if e.code == 416: part.unlink()                                                    # something else is here
         raise
     with response:
+        here, there = (urllib.parse.urlsplit(u).scheme for u in (url, response.url))
+        if here != there: raise OSError(f"leads to {response.url[:100]}")   # out of https
         resumed = response.status == 206 and (response.headers.get('Content-Range') or '').startswith(f'bytes {have}-')
         if response.status != 200 and not resumed: raise OSError(f"answered {response.status} instead of 200")
         done = have if resumed else 0
-        length = response.headers.get('Content-Length')
-        total = done + int(length) if length else None
+        length = response.headers.get('Content-Length') or ''
+        total = done + int(length) if length.isdecimal() else None
         if total and total > limit: raise OSError(f"has {total:,} bytes, more than this checkpoint")
         with open(part, 'ab' if resumed else 'wb') as f:
             start, before = time.monotonic(), done
-            while chunk := response.read(2**20):
+            while chunk := response.read1(2**20):   # what is there: `read` would wait for all of it
                 f.write(chunk)
                 done += len(chunk)
                 if done > limit: break
                 show(done - before, done, total, start)
+                seconds = time.monotonic() - start
+                if seconds > TIMEOUT and done - before < SLOWEST*seconds:
+                    raise OSError(f"sends less than {SLOWEST:,} bytes a second")
             f.flush()
             os.fsync(f.fileno())
         if done > limit: part.unlink(); raise OSError("sends more bytes than this checkpoint has")
         if total and done != total: raise OSError(f"broke off after {done:,} of {total:,} bytes")
+
+def _pause(e):
+    "Seconds that a server asks us to wait (too many requests, or busy); at most `TIMEOUT`."
+    asked = getattr(e, 'headers', None) and e.headers.get('Retry-After') or ''
+    return min(int(asked[:9]), TIMEOUT) if asked.isdecimal() else 0
 
 # %% ../nbs/05_checkpoints.ipynb #8e43c969
 def _check_sha256(path, size, sha256):
@@ -846,7 +859,7 @@ def download(name:str,          # in `CHECKPOINTS`
              folder=None,       # where to; `cache_dir()` when None
              progress:bool=True # a bar on standard error, if that is a terminal
             )->Path:            # of the file
-    """The file of a published checkpoint, fetched if need be: continued where it broke off, checked, and only then named.
+    """The file of a published checkpoint, fetched if need be: tried three times, continued where it broke off, checked, and only then named.
     ValueError for an unknown name; CheckpointError, with the address and the place for the file, when no address works."""
     if name not in CHECKPOINTS: raise ValueError(f"unknown checkpoint {name!r}: choose {', '.join(CHECKPOINTS)}")
     known, path = CHECKPOINTS[name], Path(folder or cache_dir())/CHECKPOINTS[name].file
@@ -860,16 +873,24 @@ def download(name:str,          # in `CHECKPOINTS`
             _bar(name, new, done, total, start)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for url in known.urls*2: # an address that broke off gets a second chance
-            try:
-                _transfer(url, part, limit, show)
-                if drawn[0]: print(file=sys.stderr)
-                verify_checkpoint(part, known)
-                os.replace(part, path)
-                return path
-            except CheckpointError as e: reason = e; part.unlink(missing_ok=True)
-            except (OSError, HTTPException) as e:
-                reason = f"{urllib.parse.urlsplit(url).hostname}: {getattr(e, 'reason', None) or e or type(e).__name__}"
+        with FileLock(path.with_name(f'.{path.name}.lock')):     # one process fetches, the others wait for it
+            urls, pause = list(known.urls), WAIT
+            for attempt in range(3):
+                if path.exists(): return path
+                if attempt and urls: time.sleep(pause); pause = WAIT*2
+                for url in list(urls):
+                    try:
+                        _transfer(url, part, limit, show)
+                        if drawn[0]: print(file=sys.stderr)
+                        verify_checkpoint(part, known)
+                        os.replace(part, path)
+                        return path
+                    except CheckpointError as e: reason = e; part.unlink(missing_ok=True)
+                    except (OSError, HTTPException, ValueError) as e:
+                        if getattr(e, 'code', 0) in (401, 403, 404, 410): urls.remove(url)     # waiting will not help
+                        pause = max(pause, _pause(e))
+                        said = getattr(e, 'reason', None) or e or type(e).__name__
+                        reason = f"{urllib.parse.urlsplit(url).hostname}: {said}"
     except OSError as e: reason = e
     raise CheckpointError(name, f"cannot be fetched ({reason}): get {known.urls[0]} by other means, and put it at {path}")
 

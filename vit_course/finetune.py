@@ -675,8 +675,8 @@ def truncate(self:RunFolder):
     "Drop lines of `metrics.csv` past the step we go on from."
     path = self.path/'metrics.csv'
     if not path.exists(): return
-    head, *rows = path.read_text(encoding='utf-8').splitlines()
-    keep = [r for r in rows if r.split(',')[0].isdigit() and r.count(',') == head.count(',') and int(r.split(',')[0]) <= self.step]
+    head, *rows = path.read_text(encoding='utf-8', errors='replace').splitlines() or [','.join(self.columns)]
+    keep = [r for r in rows if r.split(',')[0].isdecimal() and r.count(',') == head.count(',') and int(r.split(',')[0][:18]) <= self.step]
     write_atomic(path, lambda p: p.write_text('\n'.join([head, *keep]) + '\n', encoding='utf-8'))
 
 # %% ../nbs/07_finetune.ipynb #34c91f83
@@ -739,15 +739,21 @@ def _check_folder(path, cfg):
     if not path.exists(): return None
     if not cfg.resume: raise ConfigError(f"run {path} exists: go on with it with --resume, or choose another --name")
     if not path.is_dir(): raise ConfigError(f"{path} is a file: choose another --name")
-    try: before = json.loads((path/'config.json').read_text(encoding='utf-8'))
-    except FileNotFoundError: return None
-    except (OSError, ValueError) as e: raise ConfigError(f"{path/'config.json'} cannot be read ({e}): choose another --name") from None
+    def read(name):
+        try: d = json.loads((path/name).read_text(encoding='utf-8'))
+        except FileNotFoundError: return None
+        except (OSError, ValueError, RecursionError) as e: raise ConfigError(f"{path/name} cannot be read ({e}): choose another --name") from None
+        if not isinstance(d, dict): raise ConfigError(f"{path/name} is damaged: choose another --name")
+        return d
+    before = read('config.json')
+    if before is None: return None
     now = json.loads(json.dumps(asdict(cfg)))
     before = json.loads(json.dumps({f.name: f.default for f in fields(cfg) if f.name == 'fast'})) | before    # runs from before there was --fast
     changed = [k for k in before | now if k not in FREE and now.get(k) != before.get(k)]   # chapter 8 has runs with more settings
     if changed: raise ConfigError(f"--resume would change the run: {', '.join(f'{k} was {before.get(k)!r}, is {now.get(k)!r}' for k in changed)}; use the settings of {path/'config.json'}")
-    try: return json.loads((path/'result.json').read_text(encoding='utf-8'))
-    except FileNotFoundError: return None
+    result = read('result.json')
+    try: return result and asdict(RunResult(**result)) | {k: result[k] + 0. for k in ('test_accuracy', 'valid_accuracy', 'seconds', 'images_per_second')}
+    except (TypeError, OverflowError): raise ConfigError(f"{path/'result.json'} is damaged: remove it, and the same command goes on") from None
 
 # %% ../nbs/07_finetune.ipynb #24b75aee
 def what_fits(learn, cfg, most:int, train:bool)->int:
