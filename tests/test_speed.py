@@ -101,6 +101,20 @@ def test_out_of_memory_says_what_fits(tmp_path, monkeypatch, capsys):
     assert vit_train([*args, '--resume', '--gradient_accumulation_steps', '4']) == 0
 
 
+def test_a_full_processor_says_what_fits(tmp_path, monkeypatch, capsys):
+    "On a CPU torch raises a plain RuntimeError, on Windows with other words; a real one, which no machine can satisfy."
+    monkeypatch.chdir(tmp_path)
+    def build(cfg, build=ft.get_learner):
+        learn = build(cfg)
+        learn.model.register_forward_pre_hook(lambda m, args: torch.empty(2**56) if len(args[0]) > 20 else None)
+        return learn
+    monkeypatch.setattr(ft, 'get_learner', build)
+    args = ['--name', 'x', '--model_type', 'testing', '--device', 'cpu', '--num_steps', '20', '--eval_every', '10', '--eval_batch_size', '16']
+    assert vit_train(args) == 2
+    err = capsys.readouterr().err
+    assert 'with 64 images at a time: --gradient_accumulation_steps 4 fits, 16 images at a time' in err and err.count('\n') == 1, err
+
+
 def test_out_of_memory_keeps_the_last_state(tmp_path):
     cfg = FinetuneConfig('x', output_dir=tmp_path, eval_batch_size=16, **SMALL)
     with pytest.raises(OutOfMemory, match='steps 8 fits, 8 images at a time; go on with --resume') as e: finetune(cfg, False, lambda c: limited(get_learner, c, 15, from_step=11))

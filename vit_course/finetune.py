@@ -8,8 +8,8 @@ __all__ = ['FAST', 'RECIPES', 'COMPILE_FROM', 'FREE', 'SHORTCUTS', 'lr_factor', 
            'missing_checkpoint', 'wide', 'Mean', 'Smooth', 'matmul_rate', 'peak_memory', 'Meter', 'bare', 'precision',
            'process_group', 'current', 'Together', 'compile_pays', 'try_compile', 'get_learner', 'write_atomic',
            'write_json', 'save_weights', 'load_weights', 'RunFolder', 'RunResult', 'Interrupted', 'Busy', 'Diverged',
-           'OutOfMemory', 'what_fits', 'memory_advice', 'finetune', 'add_settings', 'vit_train', 'limits',
-           'drop_patches', 'residual', 'skip_depth', 'any_size', 'Grow', 'grow']
+           'OutOfMemory', 'memory_errors', 'what_fits', 'memory_advice', 'finetune', 'add_settings', 'vit_train',
+           'limits', 'drop_patches', 'residual', 'skip_depth', 'any_size', 'Grow', 'grow']
 
 # %% ../nbs/07_finetune.ipynb #98cc44fe
 import argparse, csv, errno, functools, gc, json, math, os, platform, re, signal, subprocess, sys, threading, time, warnings, zipfile, zlib
@@ -756,6 +756,14 @@ def _check_folder(path, cfg):
     except (TypeError, OverflowError): raise ConfigError(f"{path/'result.json'} is damaged: remove it, and the same command goes on") from None
 
 # %% ../nbs/07_finetune.ipynb #24b75aee
+@contextmanager
+def memory_errors():
+    "A GPU that is full raises OutOfMemoryError, a full processor RuntimeError or MemoryError: make them one."
+    try: yield
+    except (RuntimeError, MemoryError) as e:
+        if isinstance(e, torch.OutOfMemoryError) or isinstance(e, RuntimeError) and 'DefaultCPUAllocator' not in str(e): raise
+        raise torch.OutOfMemoryError(str(e)) from None
+
 def what_fits(learn, cfg, most:int, train:bool)->int:
     "How many images fit at a time, of `most`, halving them: measured with a pass over a real batch. 0 when not even one does."
     learn.model = model = bare(learn.model)
@@ -766,9 +774,11 @@ def what_fits(learn, cfg, most:int, train:bool)->int:
         model.zero_grad(); gc.collect()
         if x.is_cuda: torch.cuda.empty_cache()
         try:
-            with torch.set_grad_enabled(train), torch.autocast(x.device.type, dtype=precision(cfg), enabled=precision(cfg) is not None):
-                loss = learn.loss_func(model.train(train)(x[:most].repeat(math.ceil(most / len(x[:most])), 1, 1, 1)[:most]), y[:1].expand(most))
-            if train: loss.backward()
+            with memory_errors():
+                with torch.set_grad_enabled(train), torch.autocast(x.device.type, dtype=precision(cfg), enabled=precision(cfg) is not None):
+                    many = x[:most].repeat(math.ceil(most / len(x[:most])), 1, 1, 1)[:most]
+                    loss = learn.loss_func(model.train(train)(many), y[:1].expand(most))
+                if train: loss.backward()
             return most
         except torch.OutOfMemoryError: loss = None
         most //= 2
@@ -840,7 +850,8 @@ def _train(learn, run, cfg):
     with _stop_on_interrupt(run):
         passes = math.ceil(cfg.num_steps / cfg.eval_every) - run.step // cfg.eval_every
         try:
-            if run.step < cfg.num_steps: learn.fit(passes)
+            with memory_errors():
+                if run.step < cfg.num_steps: learn.fit(passes)
         except torch.OutOfMemoryError: full = True             # what the error holds on to is free only when we have left it
         finally: learn.precision.leave()                       # or autocast would go on using weights that it has converted, in the next run
         if full: raise OutOfMemory(f"{memory_advice(learn, cfg)}; {'go on with --resume' if (run.path/'last').exists() else f'nothing is saved yet: remove {run.path}'}")
@@ -931,7 +942,7 @@ def vit_train(argv:list|None=None # command line arguments; None: those of the p
     cfg = _parse(argv)
     threading.excepthook = lambda e: None if isinstance(e.exc_value, OSError) else threading.__excepthook__(e)   # TensorBoard's thread, on a full disk: it tells us, too
     try:
-        r = finetune(cfg)
+        with memory_errors(): r = finetune(cfg)
         if rank == '0':
             print(f"test accuracy {100*r.test_accuracy:.2f} % · validation {100*r.valid_accuracy:.2f} % · {r.seconds:.0f} s · {r.images_per_second:,.0f} images/s · {Path(cfg.output_dir)/cfg.name}")
         return 0
