@@ -461,7 +461,7 @@ def blocks_of(flat:str # a notebook of Markdown cells
     if tree is None or depth(tree) > 300: raise ReportError("a text is nested too deeply for a page: quotes in quotes, or lists in lists")
     return [b for cell in tree['blocks'] for b in cell['c'][1]]
 
-# %% ../nbs/12_report.ipynb #643bcf87
+# %% ../nbs/12_report.ipynb #ad01b2d8
 def walk(x, f):
     "Rebuild a tree from the leaves up: `f` gives the elements that take an element's place."
     if isinstance(x, dict): return {k: walk(v, f) for k, v in x.items()}
@@ -483,6 +483,7 @@ def plain(x)->str:
     if x.get('t') in ('Code', 'CodeBlock', 'Math', 'RawInline', 'RawBlock'): return x['c'][1]
     return plain(x.get('c', []))
 
+# %% ../nbs/12_report.ipynb #a1dca261
 NOTHING = ['', [], []]
 UNNUMBERED = re.compile('(references|appendix)', re.I)
 
@@ -512,6 +513,7 @@ def scrub(blocks:list[dict],
         return [e]
     return walk(blocks, f), shown, problems
 
+# %% ../nbs/12_report.ipynb #eeeae4ce
 def safe_picture(src:str, pictures:dict, folder:Path)->tuple[str,bytes]: # its name, and its content
     "A picture for the page: drawn by the notebook's code, or opened by us and saved again. DataError or ValueError when it cannot be."
     from urllib.parse import unquote
@@ -607,7 +609,7 @@ def typeset(source:str,               # Typst
         try: return typst.compile(str(Path(d)/'report.typ'), root=d, sys_inputs=inputs, timestamp=int(date.timestamp()), **kw)
         except typst.TypstError as e: raise ReportError(f"Typst refuses the text: {' '.join(str(e).split())[:200]}") from None
 
-# %% ../nbs/12_report.ipynb #40eccb69
+# %% ../nbs/12_report.ipynb #e0196fb4
 @dataclass
 class Report:
     "A report that was made."
@@ -629,6 +631,7 @@ def check_tools():
     try: import nbclient, ipykernel, pypandoc, typst; pypandoc.get_pandoc_version()
     except (ImportError, OSError) as e: raise ReportError(f"{getattr(e, 'name', None) or 'pandoc'} is not installed: pip install 'vit_course[report]'") from None
 
+# %% ../nbs/12_report.ipynb #96eb75dc
 def build_report(lastname:str,           # the PDF is <out>/<lastname>_ViT.pdf
                  runs='output',          # folder of run folders
                  study=None,             # of chapter 8: a folder, or a JSON file
