@@ -277,7 +277,7 @@ def test_wrappers_are_looked_through(tmp_path):
     assert unchanged(other, snapshot(model))
     torch.save({f'module.{k}': v for k, v in model.state_dict().items()}, tmp_path/'ddp.pt')
     assert unchanged(load_checkpoint(create_vit('testing'), tmp_path/'ddp.pt').model, snapshot(model))
-    with pytest.raises(TypeError, match='not into a Linear'): load_checkpoint(torch.nn.Linear(1, 1), tmp_path/'c.safetensors')
+    with pytest.raises(TypeError, match='VisionTransformer is needed, not a Linear'): load_checkpoint(torch.nn.Linear(1, 1), tmp_path/'c.safetensors')
 
 def test_every_tensor_of_every_model_has_a_name():
     for name in C.CONFIGS:

@@ -55,7 +55,7 @@ def check_course(version:str|None): # of the installed package; None: nothing is
 
 # %% ../nbs/00_setup.ipynb #6ff64d41
 PACKAGES = ('torch', 'torchvision', 'fastai', 'fastcore', 'numpy', 'matplotlib', 'safetensors', 'tensorboard',
-            'ipywidgets', 'anywidget')
+            'ipywidgets', 'anywidget', 'filelock')
 
 def installed(name): # of a distribution
     "The installed version of a package, or None."

@@ -153,7 +153,7 @@ def test_runs_that_go_on(made, tmp_path, name, in_process, monkeypatch):
         if status: is_one_line(err, 'vit_train: '); refused += 1
         if name != 'result.json': (tmp_path/'run'/'result.json').unlink(missing_ok=True) if name == 'metrics.csv' else None
     assert tried > 9 and (refused or name == 'metrics.csv')
-    assert {p.name for p in tmp_path.iterdir()} == {'run'}
+    assert {p.name for p in tmp_path.iterdir()} == {'run', '.run.lock'}
 
 
 @pytest.mark.parametrize('name', ['depth=1-seed1/config.json', 'depth=1-seed1/result.json', 'depth=1-seed1/metrics.csv', 'study.json'])

@@ -52,7 +52,7 @@ def test_graded_without_harm(in_process, tmp_path, capsys):
     assert len(lines) == len(everything) + 3 and all(line.isprintable() and len(line) <= 160 for line in lines)
     with open(tmp_path/'out'/'grades.csv', encoding='utf-8', errors='surrogateescape', newline='') as f: rows = {r['student']: r for r in csv.DictReader(f)}
     assert len(rows) == len(everything) + 2 and all(float(r['points']) == 0 for r in rows.values()) and not any(name[0] in '=+-@' for name in rows)
-    assert sorted(os.listdir(tmp_path)) == ['in', 'out'] and {p.name for p in (tmp_path/'out').iterdir()} == {*everything, 'large', 'pipe', 'grades.csv', 'to_read.csv'}
+    assert sorted(os.listdir(tmp_path)) == ['in', 'out'] and {p.name for p in (tmp_path/'out').iterdir()} == {*everything, 'large', 'pipe', 'grades.csv', 'to_read.csv', 'grading.json'}
     assert all(sorted(os.listdir(tmp_path/'out'/who)) == ['answers.md', 'feedback.md', 'report.json'] for who in everything)
     with capsys.disabled(): print(f'\n{len(rows)} submissions that are no notebook, or a strange one: {len(rows)} rows, no points, no traceback')
     # a person's points come back under the same strange names
