@@ -12,6 +12,12 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / 'shared'   # optional data on a developer's machine
 
 
+def pytest_collection_modifyitems(items):
+    "Whatever lies in tests/reliability carries that marker."
+    for item in items:
+        if item.path.parent.name == 'reliability': item.add_marker('reliability')
+
+
 @pytest.fixture
 def command(tmp_path):
     "Run a command of the package in an empty folder; gives (status, stdout, stderr)."
