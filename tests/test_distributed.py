@@ -1,5 +1,5 @@
 "Several processes train as one would with the large batch; they stop, die and go on together."
-import csv, json, os, signal, subprocess, sys, time
+import csv, json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
 import pytest, together, torch
@@ -25,7 +25,10 @@ def both(tmp_path_factory):
     out = tmp_path_factory.mktemp('together')
     for name in ('one', 'two'): (out/name).mkdir()
     together.main(out/'one')
-    p = subprocess.run([*TORCHRUN, str(ROOT/'tests'/'together.py'), str(out/'two')], env=ENV, capture_output=True, text=True, timeout=300)
+    for attempt in range(2):
+        p = subprocess.run([*TORCHRUN, str(ROOT/'tests'/'together.py'), str(out/'two')], env=ENV, capture_output=True, text=True, timeout=300)
+        if 'terminate called without an active exception' not in p.stderr: break      # a thread of torch's own, about once in thirty starts
+        shutil.rmtree(out/'two'); (out/'two').mkdir()
     assert p.returncode == 0, p.stderr[-3000:]
     assert p.stdout.count('validation loss') == 12, 'one process prints'
     return out
