@@ -23,6 +23,7 @@ def parts_of_digits(folder):
 
 p = argparse.ArgumentParser(description=__doc__)
 p.add_argument('names', nargs='+'); p.add_argument('--size', required=True); p.add_argument('--output_dir', default='output')
+p.add_argument('--out', type=Path, default=ROOT/'report'/'results', help='folder of the JSON')
 args, more = p.parse_known_args()
 for name in args.names:
     given = list(more)
@@ -40,4 +41,4 @@ for name in args.names:
     paths = [i + 1 for i, a in enumerate(more) if a in ('--data_dir', '--pretrained_dir', '--storage')]
     said = ['DIR' if i in paths else a for i, a in enumerate(more)]           # no paths of this machine in a result
     sys.argv[1:] = [name, '--size', args.size, *said]
-    write_result(ROOT/'report'/'results'/f'study_{name}_{args.size}.json', **collect(folder), **extra)
+    write_result(args.out/f'study_{name}_{args.size}.json', **collect(folder), **extra)

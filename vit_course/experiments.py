@@ -872,6 +872,9 @@ STUDIES |= {
         _sizes(_tiny, _digits, _tuned | dict(bf16=True))),
     'precision': Study("What do 16 bits cost, and what do they save?",
         _sizes(*[[{}, dict(bf16=True), dict(fp16=True)]]*3), _sizes(_tiny, _digits, _tuned)),
+    'optimizer': Study("AdamW or Muon, from fresh weights?",
+        _sizes(*[points(optimizer=['adamw', 'muon'], learning_rate=[1e-3, 3e-3, 1e-2])]*3),
+        _sizes(_tiny, _digits | dict(num_steps=200), _scratch | dict(num_steps=4000))),
 }
 
 # %% ../nbs/08_experiments.ipynb #da5b521c
