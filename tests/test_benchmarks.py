@@ -54,3 +54,38 @@ def test_exponents_and_paper():
     assert kept == 1024                                          # exp keeps its result
     few, many = (list(scaling.on_paper(s, 4, {'slow': 1e8}))[-1] for s in (0.1, 100.))
     assert few['efficiency'] < 0.1 and many['efficiency'] == 1 and few['devices'] == 512
+
+
+# ---- those that wait for a GPU
+
+@pytest.mark.parametrize('part', ['homework', 'course', 'scratch', 'linear', 'precision'])
+def test_pretrained_parts_run(part, tmp_path):
+    p = subprocess.run([sys.executable, str(ROOT/'benchmarks'/'pretrained.py'), '--part', part, '--smoke', '--out', str(tmp_path)], cwd=tmp_path, capture_output=True, text=True)
+    assert p.returncode == 0, p.stderr
+    d = json.loads((tmp_path/f'pretrained_{part}.json').read_text())
+    assert d['smoke'] and d['rows'] and all(0 <= r['test_accuracy'] <= 1 for runs in d['runs'].values() for r in runs)
+
+
+def test_the_shipped_checkpoint_can_be_made(tmp_path):
+    from PIL import Image
+    for split, n in (('train', 12), ('test', 2)):
+        for kind in 'abcdefghij':
+            (tmp_path/'data'/split/kind).mkdir(parents=True)
+            for i in range(n): Image.new('RGB', (32, 32), (20*i, 25*ord(kind) % 256, 9*i)).save(tmp_path/'data'/split/kind/f'{i}.png')
+    args = ['--data_dir', 'data', '--num_steps', '4', '--eval_every', '2', '--train_batch_size', '8', '--half_the_patches', '0.5', '--mixup', '0.2', '--device', 'cpu', '--out', '.']
+    for again in (False, True):                                   # the second time it finds its run finished
+        p = subprocess.run([sys.executable, str(ROOT/'benchmarks'/'tiny.py'), *args], cwd=tmp_path, capture_output=True, text=True)
+        assert p.returncode == 0 and ('is finished' in p.stdout) == again, p.stderr
+    card = json.loads((tmp_path/'vit-tiny-4-cifar10.json').read_text())
+    assert card['classes'] == list('abcdefghij') and card['run']['steps'] == 4 == len(card['curve'])*2 and len(card['changed']) == 10
+    from vit_course.checkpoints import load_checkpoint
+    assert load_checkpoint(None, tmp_path/'vit-tiny-4-cifar10.safetensors').classes == card['classes']
+
+
+def test_all_of_it_in_three_calls():
+    import ast
+    lists = {n.targets[0].id: ast.literal_eval(n.value) for n in ast.parse((ROOT/'benchmarks'/'gpu_all.py').read_text()).body
+             if isinstance(n, ast.Assign) and isinstance(n.value, ast.List) and isinstance(n.targets[0], ast.Name)}
+    import pretrained
+    from vit_course.experiments import STUDIES
+    assert {s.split()[0] for s in lists['SPEED']} == set(gpu.PARTS) and set(lists['PRETRAINED']) == {*pretrained.PARTS, 'linear'} and set(lists['STUDIES']) <= set(STUDIES)

@@ -567,7 +567,7 @@ def _scale_of(source, report):
     return known.scale if known else 'imagenet' if report.format in ('dinov2', 'torchvision') else 'half'
 
 def _open_model(source, img_size=None, scale='auto'):
-    "The model of a run or a checkpoint, for another picture size if wished, and how it wants its pictures scaled."
+    "The model of a run or a checkpoint, for another picture size if wished, how it wants its pictures scaled, and its classes' names, or None."
     from vit_course.checkpoints import inspect_checkpoint, load_checkpoint
     if img_size is None: report = load_checkpoint(None, source)
     else:
@@ -576,7 +576,7 @@ def _open_model(source, img_size=None, scale='auto'):
     cfg = report.model.cfg
     if cfg.in_chans != 3: raise ValueError(f"{source} wants pictures of {cfg.in_chans} channels, and not of three")
     if scale == 'auto': scale = _scale_of(source, report)
-    return report.model.eval(), scale
+    return report.model.eval(), scale, report.classes
 
 # %% ../nbs/09_attention_maps.ipynb #cc28785a
 def _query_rows(weights, model, query):
@@ -677,8 +677,8 @@ def _parser():
     p.add_argument('--head', type=int, metavar='N', help='head for --method raw, from 0 (default the mean of all)')
     p.add_argument('--query', type=place, metavar='cls|mean|ROW,COL',
                    help='whose row: the class token, the mean of all patches, or a patch (default what the head reads)')
-    p.add_argument('--target', type=int, metavar='CLASS',
-                   help='class number for --method relevance (default the predicted one)')
+    p.add_argument('--target', metavar='CLASS',
+                   help="the class for --method relevance, a number or, where the checkpoint has names, its name (default the predicted one)")
     p.add_argument('--img_size', type=size, metavar='PIXELS', help="a side or HxW (default the checkpoint's own)")
     p.add_argument('--scale', choices=('auto', *SCALES), default='auto',
                    help='mean and deviation of the pictures (auto: as the checkpoint was trained)')
@@ -692,15 +692,21 @@ def _parser():
     return p
 
 # %% ../nbs/09_attention_maps.ipynb #8cad7b17
-def _save_explorer(path, model, images, scale, args, query, layer):
+def _save_explorer(path, model, images, scale, classes, args, query, layer):
     "The page of chapter 10, opened at what the command line asks for. A class that is not among the five best is not in it."
     from vit_course.explorer import AttentionExplorer     # builds on this module: loaded only when asked for
-    explorer = AttentionExplorer(model, images, None, *SCALES[scale])
+    explorer = AttentionExplorer(model, images, classes, *SCALES[scale])
     token = 0 if isinstance(query, str) else model.n_prefix + query[0]*model.grid[1] + query[1]
     explorer.query, explorer.layer, explorer.head = token, layer % model.cfg.depth, args.head or 0
     explorer.method, explorer.interpolation, explorer.scale = args.method, args.interpolation, args.colours
     if args.target in [c['id'] for c in explorer.pictures[0]['classes']]: explorer.target = args.target
     explorer.save_html(path, 'Attention of ' + ', '.join(images))
+
+def _class_number(text, classes):
+    "The class that is meant by a number or a name. ValueError for a name that is not known."
+    if re.fullmatch(r'[+-]?\d{1,18}', text): return int(text)
+    if text in (classes or ()): return classes.index(text)
+    raise ValueError(f"--target {text}: {'a number, or one of ' + ', '.join(classes) if classes else 'a number: this checkpoint has no names of classes'}")
 
 def _look(args, folder):
     "Examine every picture and write the results into `folder`. Gives the lines to print."
@@ -710,7 +716,8 @@ def _look(args, folder):
         if getattr(args, flag) is not None and args.method != method:
             raise ValueError(f"--{flag} goes with --method {method}, not with {args.method}")
     pictures = [open_image(path) for path in args.images]       # before anything takes time
-    model, scale = _open_model(args.source, args.img_size, args.scale)
+    model, scale, classes = _open_model(args.source, args.img_size, args.scale)
+    if args.target is not None: args.target = _class_number(args.target, classes)
     query, (h, w) = args.query or model.cfg.pool, pair(model.cfg.img_size)
     layer = -1 if args.layer is None else args.layer
     lines, results, smalls = [], [], {}
@@ -719,16 +726,17 @@ def _look(args, folder):
         smalls[name] = small
         x = normalise(torch.from_numpy(small)[None], *SCALES[scale])
         figures, map, rows = examine(model, x, args.method, layer, args.head, query, args.target)
+        for p in figures.get('prediction', []) if classes else []: p['name'] = classes[p['class']]
         files = [f'{name}_heads.png', f'{name}_{args.method}.png']
         _save_heads(folder/files[0], rows, model, args.colours)
         _save_overlay(folder/files[1], picture, map, query, args.interpolation)
         size = dict(width=picture.width, height=picture.height)
         results.append(dict(image=str(path)) | size | dict(files=files, map=map.tolist()) | figures)
         top = figures.get('prediction', [])[:1]
-        best = ''.join(f"class {p['class']} ({100*p['probability']:.1f} %), " for p in top)
+        best = ''.join(f"{p.get('name') or 'class ' + str(p['class'])} ({100*p['probability']:.1f} %), " for p in top)
         lines.append(f"{name}: {best}{args.method} map; two queries' rollout rows correlate "
                      f"{figures['rollout_correlation']:.3f}")
-    if args.html: _save_explorer(folder/'explorer.html', model, smalls, scale, args, query, layer)
+    if args.html: _save_explorer(folder/'explorer.html', model, smalls, scale, classes, args, query, layer)
     units = dict(entropy='nats, mean over queries, [layer][head]',
                  prefix_mass='share of the weights on tokens without a place, [layer][head]',
                  distance="pixels as the model sees them, mean over patch queries, [layer][head]",

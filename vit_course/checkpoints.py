@@ -7,7 +7,7 @@ __all__ = ['LAYOUTS', 'KINDS', 'TABLES', 'DAMAGE', 'DTYPES', 'ALIASES', 'KNOWN',
            'BODY', 'TIMEOUT', 'SLOWEST', 'WAIT', 'places', 'CheckpointError', 'CheckpointFile', 'NpzFile', 'checksum',
            'SafetensorsFile', 'TorchFile', 'open_checkpoint', 'canonical', 'knows', 'recognise', 'shape_of',
            'config_of', 'guess_config', 'eps_of', 'find_grid', 'resize_pos_embed', 'LoadReport', 'plan', 'carry_out',
-           'cache_dir', 'find_checkpoint', 'inspect_checkpoint', 'load_checkpoint', 'load_npz', 'replacing',
+           'cache_dir', 'place_of', 'find_checkpoint', 'inspect_checkpoint', 'load_checkpoint', 'load_npz', 'replacing',
            'save_checkpoint', 'save_npz', 'Checkpoint', 'verify_checkpoint', 'download', 'vit_weights']
 
 # %% ../nbs/05_checkpoints.ipynb #0fb96a8d
@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from http.client import HTTPException
+from importlib.resources import files
 from pathlib import Path
 from pickle import UnpicklingError
 from tokenize import TokenError
@@ -497,6 +498,14 @@ class LoadReport:
                          some('unexpected: ', list(self.unexpected)) +
                          some('', [f'{name} {why}' for name, why in self.wrong.items()]))
 
+    @property
+    def classes(self)->list[str]|None:
+        "Names of the classes in the order of the logits, if the file has them and the model has as many."
+        try: names = json.loads(self.metadata['classes'])
+        except (KeyError, TypeError, ValueError, RecursionError): return None
+        fits = isinstance(names, list) and len(names) == self.model.cfg.num_classes and all(isinstance(n, str) for n in names)
+        return [''.join(c for c in n if c.isprintable())[:80] for n in names] if fits else None
+
 # %% ../nbs/05_checkpoints.ipynb #06a6c4f1
 def _plan_head(file, cfg, head, report, steps, left):
     "Keep the file's head, or start one at zero and leave the old one out."
@@ -578,6 +587,10 @@ def cache_dir()->Path:
 
 CHECKPOINTS = {}   # the published files, by name: the list is below
 
+def place_of(known)->Path: # a `Checkpoint`
+    "Where its file is when it is here: in the cache, or in the package for one that came with the course."
+    return cache_dir()/known.file if known.urls else Path(str(files('vit_course')))/known.file
+
 def find_checkpoint(source)->Path: # a file, a folder, or a name in `CHECKPOINTS`
     "The file that is meant. CheckpointError when there is none."
     path, known = Path(source), CHECKPOINTS.get(str(source))
@@ -585,7 +598,7 @@ def find_checkpoint(source)->Path: # a file, a folder, or a name in `CHECKPOINTS
         for name in ('best.safetensors', 'model.safetensors', 'pytorch_model.bin'):
             if (path/name).is_file(): return path/name
         raise CheckpointError(path, "a folder with neither best.safetensors nor model.safetensors nor pytorch_model.bin")
-    if known and not path.exists(): path = cache_dir()/known.file
+    if known and not path.exists(): path = place_of(known)
     name = next((name for name, c in CHECKPOINTS.items() if path.name == c.file), None)
     if name and not path.exists(): raise CheckpointError(path, f"no such file: `vit_weights fetch {name}` gets it")
     return path
@@ -712,7 +725,7 @@ def save_npz(model:VisionTransformer, # on any device, of any floating type
 class Checkpoint:
     "A published file, and the model that it fits."
     file: str            # name in the cache folder
-    urls: tuple          # where it is: more than one when there are mirrors
+    urls: tuple          # where it is: more than one when there are mirrors; none when it comes with the course
     format: str          # a name in `TABLES`
     model_type: str      # a name in `CONFIGS`
     img_size: int        # pixels
@@ -740,6 +753,8 @@ _meta, _tv, _hub = 'https://dl.fbaipublicfiles.com/dinov2/dinov2_vits14', 'https
 _aug = dict(Ti='Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0--imagenet2012-steps_20k-lr_0.03',
             S='S_16-i21k-300ep-lr_0.001-aug_light1-wd_0.03-do_0.0-sd_0.0--imagenet2012-steps_20k-lr_0.03',
             B='B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0--imagenet2012-steps_20k-lr_0.01')
+
+def _ours(*args, **kwargs): return lambda name: Checkpoint(f'{name}.safetensors', (), 'vit_course', *args, **kwargs)
 
 CHECKPOINTS.update({name: make(name) for name, make in {
     # the paper's: ImageNet-21k, then ImageNet
@@ -773,6 +788,9 @@ CHECKPOINTS.update({name: make(name) for name, make in {
     'hf-ViT-B_16-224': _other(f'{_hub}/google/vit-base-patch16-224/resolve/main/model.safetensors', 'hf', 'ViT-B_16', 224, 1000, scale='half'),
     'timm-ViT-B_16-224': _other(f'{_hub}/timm/vit_base_patch16_224.augreg2_in21k_ft_in1k/resolve/main/model.safetensors',
                                 'timm', 'ViT-B_16', 224, 1000, scale='half'),
+    # trained by `benchmarks/tiny.py`; the .json beside the file says how, and how well it does
+    'vit-tiny-4-cifar10': _ours('ViT-tiny_4', 32, 10, 5_399_092,
+                                '4bd71253e9404e738442d1d8e3db56a50518c033ae75ffd1207f5e326bb84ef4'),
 }.items()})
 
 # %% ../nbs/05_checkpoints.ipynb #5a81c4a1
@@ -859,11 +877,13 @@ def download(name:str,          # in `CHECKPOINTS`
              folder=None,       # where to; `cache_dir()` when None
              progress:bool=True # a bar on standard error, if that is a terminal
             )->Path:            # of the file
-    """The file of a published checkpoint, fetched if need be: tried three times, continued where it broke off, checked, and only then named.
+    """The file of a published checkpoint, fetched if need be (one that came with the course is there): tried three times, continued where it broke off, checked, and only then named.
     ValueError for an unknown name; CheckpointError, with the address and the place for the file, when no address works."""
     if name not in CHECKPOINTS: raise ValueError(f"unknown checkpoint {name!r}: choose {', '.join(CHECKPOINTS)}")
     known, path = CHECKPOINTS[name], Path(folder or cache_dir())/CHECKPOINTS[name].file
+    if not known.urls: path = place_of(known)
     if path.exists(): return path
+    if not known.urls: raise CheckpointError(path, "came with the course and is gone: install vit_course again")
     part, reason, drawn = path.with_name(f'{path.name}.part'), '', [0.]
     limit = known.size if known.size and known.sha256 else 2*(known.size or 2**33)   # a predicted size is a prediction
     def show(new, done, total, start):
@@ -906,7 +926,7 @@ def _list(args):
     print(f"{'name':{width}}  {'MB':>6}  {'model':12}  pixels  classes  here")
     for name, c in CHECKPOINTS.items():
         megabytes = f"{'' if c.sha256 else '~'}{c.size/1e6:.0f}" if c.size else '?'
-        here = 'yes' if (cache_dir()/c.file).exists() else '-'
+        here = 'yes' if place_of(c).exists() else '-'
         print(f"{name:{width}}  {megabytes:>6}  {c.model_type:12}  {c.img_size:6}  {c.num_classes:7}  {here}")
     print(f"\n~ is a predicted size. The cache folder is {cache_dir()} (set VIT_COURSE_CACHE to move it).")
 
