@@ -366,7 +366,7 @@ def test_plain_round_trip(tmp_path):
     build_assignment(LESSONS, tmp_path/'out')
     files = {p.name for p in (tmp_path/'out').iterdir()}
     assert files == {f'{o}.ipynb' for o in COURSE.exercises} | {'vit_course'}
-    for p in (tmp_path/'out').rglob('*.*'): clean(p.read_text(encoding='utf-8'))
+    for p in (tmp_path/'out').rglob('*.*'): clean(p.read_text(encoding='utf-8', errors='replace'))       # weights are no text
     if NO_JAIL: return
     (tmp_path/'in'/'ada').mkdir(parents=True)
     shutil.copy(tmp_path/'out'/'01_patches.ipynb', tmp_path/'in'/'ada')

@@ -733,7 +733,7 @@ def _look(args, folder):
         size = dict(width=picture.width, height=picture.height)
         results.append(dict(image=str(path)) | size | dict(files=files, map=map.tolist()) | figures)
         top = figures.get('prediction', [])[:1]
-        best = ''.join(f"{p.get('name') or 'class ' + str(p['class'])} ({100*p['probability']:.1f} %), " for p in top)
+        best = ''.join(f"{'class '*name.isdecimal()}{name} ({100*p['probability']:.1f} %), " for p in top for name in [p.get('name') or str(p['class'])])
         lines.append(f"{name}: {best}{args.method} map; two queries' rollout rows correlate "
                      f"{figures['rollout_correlation']:.3f}")
     if args.html: _save_explorer(folder/'explorer.html', model, smalls, scale, classes, args, query, layer)
