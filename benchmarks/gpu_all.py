@@ -6,7 +6,7 @@
 
 DIR of the data has CIFAR-10 as pictures, train/<class>/ and test/<class>/. Results are written as they come; what the time does not suffice for is named
 at the end, and `--only NAME...` makes it in another call. `--smoke` runs a small one of everything on whatever there is."""
-import argparse, shutil, subprocess, sys, threading, time
+import argparse, os, shutil, signal, subprocess, sys, threading, time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -33,9 +33,10 @@ def run(lane, end, args, missing):
     for name, command in lane:
         if args.only and name not in args.only: continue
         left, start = end - time.monotonic(), time.monotonic()
-        log = open(f"{args.out}/{name.replace(' ', '_')}.log", 'w')
-        try: status = subprocess.run([sys.executable, str(HERE/command[0]), *command[1:]], stdout=log, stderr=subprocess.STDOUT, timeout=max(left, 1)).returncode
-        except subprocess.TimeoutExpired: status = 'no time left'
+        with open(f"{args.out}/{name.replace(' ', '_')}.log", 'w') as log:
+            job = subprocess.Popen([sys.executable, str(HERE/command[0]), *command[1:]], stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+            try: status = job.wait(max(left, 1))
+            except subprocess.TimeoutExpired: os.killpg(job.pid, signal.SIGKILL); job.wait(); status = 'no time left'       # with the processes that it has started
         print(f'{name}: {time.monotonic() - start:.0f} s' + (f', {status}' if status else ''), flush=True)
         if status: missing.append(name)
 
@@ -50,5 +51,5 @@ missing, end = [], time.monotonic() + args.seconds
 threads = [threading.Thread(target=run, args=(lane, end, args, missing)) for lane in lanes(args)[args.call]]
 for t in threads: t.start()
 for t in threads: t.join()
+if missing: print('not done:', ', '.join(repr(m) for m in missing), '(what they have is kept: the same command goes on)'); sys.exit(1)
 for folder in ('tiny', 'studies'): shutil.rmtree(f'{args.out}/{folder}', ignore_errors=True)      # runs of many files; what counts is in the JSON
-if missing: print('not done:', ', '.join(repr(m) for m in missing)); sys.exit(1)

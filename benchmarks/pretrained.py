@@ -8,7 +8,6 @@ whatever there is, to see that it works; its numbers mean nothing.
     linear     a linear head on frozen features, fitted until it moves no more
     precision  500 steps of the homework's recipe in float32, float16 and bfloat16"""
 import argparse, csv, statistics, tempfile, time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -69,7 +68,7 @@ def linear(args):
     model = model.to(cfg.device).eval()
     def features(dl):
         with torch.no_grad(), torch.autocast(torch.device(cfg.device).type, dtype=torch.bfloat16):
-            f, y = zip(*((model(dl.prepare(i)[0]).float(), dl.prepare(i)[1]) for i in torch.arange(len(dl.dataset)).split(cfg.eval_batch_size)))
+            f, y = zip(*((model(x).float(), y) for x, y in map(dl.prepare, torch.arange(len(dl.dataset)).split(cfg.eval_batch_size))))
         return torch.cat(f), torch.cat(y)
     (f, y), (vf, vy), (tf, ty) = (features(dl) for dl in (dls.train, dls.valid, dls.test))
     middle, spread, best = f.mean(0), f.std(0).clamp(min=1e-6), (0., 0., None)

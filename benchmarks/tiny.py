@@ -80,12 +80,13 @@ if __name__ == '__main__':
     cfg = TrialConfig(NAME, dataset='folder' if args.data_dir else 'cifar10', data_dir=args.data_dir or 'data', model_type='ViT-tiny_4', optimizer='muon', bf16=True, resume=True,
                       decay_type='linear', eval_batch_size=500, set=dict(drop_path=args.drop_path), label_smoothing=args.label_smoothing, mixup=args.mixup or None,
                       **{k: getattr(args, k) for k in ('num_steps', 'train_batch_size', 'eval_every', 'learning_rate', 'weight_decay', 'min_area', 'seed', 'device', 'output_dir')})
-    if args.minutes and not (Path(args.output_dir)/NAME).exists():
-        with tempfile.TemporaryDirectory() as folder: short = finetune(replace(cfg, num_steps=200, eval_every=200, output_dir=folder), progress=False, learner=lambda c: learner(c, 0))
-        cfg = replace(cfg, num_steps=(n := int(60e3*args.minutes / short.ms_per_step) // args.eval_every * args.eval_every)); args.num_steps = n
-    # PyTorch's fused attention on processors is slow backwards for short sequences in bfloat16: there, as it is written
-    explicit = sdpa_kernel(SDPBackend.MATH) if complete(cfg).device == 'cpu' else contextlib.nullcontext()
     try:
+        # PyTorch's fused attention on processors is slow backwards for short sequences in bfloat16: there, as it is written
+        explicit = sdpa_kernel(SDPBackend.MATH) if complete(cfg).device == 'cpu' else contextlib.nullcontext()
+        if args.minutes and not (Path(args.output_dir)/NAME).exists():
+            with tempfile.TemporaryDirectory() as folder: short = finetune(replace(cfg, num_steps=200, eval_every=200, output_dir=folder), progress=False, learner=lambda c: learner(c, 0))
+            args.num_steps = max(1, int(60e3*args.minutes / short.ms_per_step) // args.eval_every) * args.eval_every
+            cfg = replace(cfg, num_steps=args.num_steps)
         with explicit: result = finetune(cfg, learner=lambda c: learner(c, round(args.half_the_patches * args.num_steps)))
     except (ConfigError, DataError, Interrupted) as e: print(f'tiny.py: {e}', file=sys.stderr); sys.exit(2)
     ship(complete(cfg), result, args)
