@@ -146,7 +146,7 @@ def learner(cfg, n=50_000, valid=2_500):
     train = TrainBatches(pictures(n, 32), cfg.train_batch_size, every=cfg.eval_every, total=cfg.num_steps, min_area=0.05, parts=cfg.gradient_accumulation_steps, **common)
     valid, test = (Batches(pictures(k, 32), cfg.eval_batch_size, **common) for k in (valid, 4*valid))
     dls = DataLoaders(train, valid, test, device=torch.device(cfg.device))
-    dls.test, dls.classes, dls.c, dls.skipped = test, common['classes'], 10, []
+    dls.test, dls.classes, dls.c, dls.skipped, dls.notes = test, common["classes"], 10, [], []
     return get_learner(cfg, dls)
 
 

@@ -1,18 +1,27 @@
-"""The checkpoint that ships with the course: `python benchmarks/tiny.py --data_dir DIR --num_steps N` trains ViT-tiny_4 on CIFAR-10 from fresh weights and
-writes vit_course/vit-tiny-4-cifar10.safetensors (float16) with its card, vit-tiny-4-cifar10.json. On a GPU or, with patience, without one. DIR has
-train/<class>/ and test/<class>/; leave it out to have CIFAR-10 downloaded. A run that was stopped goes on with the same command."""
-import argparse, contextlib, hashlib, json, sys, tempfile
+"""The checkpoint that ships with the course: `python benchmarks/tiny.py --data_dir DIR --num_steps N` trains ViT-tiny_4
+on CIFAR-10 from fresh weights and writes vit_course/vit-tiny-4-cifar10.safetensors (float16) with its card,
+vit-tiny-4-cifar10.json. On a GPU or, with patience, without one. DIR has train/<class>/ and test/<class>/; leave it out
+to have CIFAR-10 downloaded.
+
+Behind other work, in a folder outside of the repository:
+
+    OMP_WAIT_POLICY=PASSIVE nice -n 19 python benchmarks/tiny.py --data_dir DIR --output_dir RUNS --num_steps 100000 &
+
+A run that was stopped or killed goes on with the same command. `kill -STOP` and `kill -CONT` pause it. The learning rate
+stays at its peak for the first four fifths of the steps (wsd), and until then --num_steps may change: a larger one
+prolongs the run; one of 5/4 of the steps made begins the decay (a smaller one says the least that is possible). To
+have a checkpoint and still go on, copy RUNS first and let the copy decay."""
+import argparse, hashlib, json, sys, tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from common import ROOT, table, write_result
 from fastai.callback.core import Callback
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from vit_course.checkpoints import load_checkpoint, save_checkpoint
 from vit_course.data import Batches, DataError
 from vit_course.experiments import TrialConfig, perturb, trial_learner
-from vit_course.finetune import ConfigError, Interrupted, complete, drop_patches, finetune
+from vit_course.finetune import ConfigError, Interrupted, complete, decay_start, drop_patches, finetune
 from vit_course.vit import count_parameters, create_vit
 
 NAME = 'vit-tiny-4-cifar10'
@@ -28,9 +37,9 @@ class Late(Callback):
         if self.training: self.model.drop.train(self.dls.train.step < self.until)     # where the hook of `drop_patches` looks
 
 
-def learner(cfg, until):
+def learner(cfg, half):
     learn = trial_learner(cfg)
-    return learn.add_cb(Late(until)) if until else learn
+    return learn.add_cb(Late(decay_start(cfg.num_steps))) if half else learn
 
 
 @torch.no_grad()
@@ -61,7 +70,7 @@ def ship(cfg, result, args):
     table([dict(pictures='all, as they are', accuracy=100*on_test['accuracy'])] + [dict(pictures=f"{r['kind']} {r['amount']}", accuracy=100*r['accuracy']) for r in changed])
     write_result(path.with_suffix('.json'), model=NAME, model_type='ViT-tiny_4', parameters=count_parameters(shipped), classes=classes, data=args.data_name,
                  bytes=path.stat().st_size, sha256=hashlib.sha256(path.read_bytes()).hexdigest(), train_images=len(dls.train.dataset), valid_images=len(valid.dataset),
-                 test_images=len(test.dataset), steps_with_half_of_the_patches=round(args.half_the_patches*args.num_steps),
+                 test_images=len(test.dataset), steps_with_half_of_the_patches=decay_start(cfg.num_steps)*args.half_the_patches,
                  valid_accuracy=examine(shipped, valid, classes)['accuracy'], test=on_test, changed=changed, changed_images=len(some.dataset), settings=settings, run=asdict(result),
                  curve=[dict(zip(head, map(float, row))) for row in rows])
 
@@ -73,20 +82,18 @@ if __name__ == '__main__':
     p.add_argument('--train_batch_size', type=int, default=256); p.add_argument('--eval_every', type=int, default=1000)
     p.add_argument('--learning_rate', type=float, default=3e-3); p.add_argument('--weight_decay', type=float, default=0.05); p.add_argument('--min_area', type=float, default=0.35)
     p.add_argument('--label_smoothing', type=float, default=0.1); p.add_argument('--mixup', type=float, default=0.); p.add_argument('--drop_path', type=float, default=0.)
-    p.add_argument('--half_the_patches', type=float, default=0., metavar='SHARE', help='share of the steps that see half of the patches')
+    p.add_argument('--half_the_patches', action='store_true', help='see half of the patches of each image, until the decay')
     p.add_argument('--seed', type=int, default=1); p.add_argument('--device'); p.add_argument('--output_dir', default='output'); p.add_argument('--out', type=Path, default=ROOT/'vit_course')
     args = p.parse_args()
 
     cfg = TrialConfig(NAME, dataset='folder' if args.data_dir else 'cifar10', data_dir=args.data_dir or 'data', model_type='ViT-tiny_4', optimizer='muon', bf16=True, resume=True,
-                      decay_type='linear', eval_batch_size=500, set=dict(drop_path=args.drop_path), label_smoothing=args.label_smoothing, mixup=args.mixup or None,
+                      decay_type='wsd', eval_batch_size=500, set=dict(drop_path=args.drop_path), label_smoothing=args.label_smoothing, mixup=args.mixup or None,
                       **{k: getattr(args, k) for k in ('num_steps', 'train_batch_size', 'eval_every', 'learning_rate', 'weight_decay', 'min_area', 'seed', 'device', 'output_dir')})
     try:
-        # PyTorch's fused attention on processors is slow backwards for short sequences in bfloat16: there, as it is written
-        explicit = sdpa_kernel(SDPBackend.MATH) if complete(cfg).device == 'cpu' else contextlib.nullcontext()
         if args.minutes and not (Path(args.output_dir)/NAME).exists():
-            with tempfile.TemporaryDirectory() as folder: short = finetune(replace(cfg, num_steps=200, eval_every=200, output_dir=folder), progress=False, learner=lambda c: learner(c, 0))
+            with tempfile.TemporaryDirectory() as folder: short = finetune(replace(cfg, num_steps=200, eval_every=200, output_dir=folder), progress=False, learner=lambda c: learner(c, False))
             args.num_steps = max(1, int(60e3*args.minutes / short.ms_per_step) // args.eval_every) * args.eval_every
             cfg = replace(cfg, num_steps=args.num_steps)
-        with explicit: result = finetune(cfg, learner=lambda c: learner(c, round(args.half_the_patches * args.num_steps)))
+        result = finetune(cfg, learner=lambda c: learner(c, args.half_the_patches))
     except (ConfigError, DataError, Interrupted) as e: print(f'tiny.py: {e}', file=sys.stderr); sys.exit(2)
     ship(complete(cfg), result, args)

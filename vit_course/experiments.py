@@ -157,7 +157,8 @@ def trial_dls(cfg:TrialConfig): # complete
                          flip=DATASETS[cfg.dataset].flip if cfg.flip is None else cfg.flip, **common)
     valid, test = (Batches(d, cfg.eval_batch_size, **common) for d in (s.valid, s.test))
     dls = DataLoaders(train, valid, test, device=torch.device(cfg.device))
-    dls.test, dls.classes, dls.c, dls.skipped = test, s.classes, len(s.classes), s.skipped
+    dls.test, dls.classes, dls.c = test, s.classes, len(s.classes)
+    dls.skipped, dls.notes = s.skipped, s.notes
     return dls
 
 # %% ../nbs/08_experiments.ipynb #584e257e
