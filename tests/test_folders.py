@@ -1,0 +1,274 @@
+"Folders of images as people have them: which layout is taken for what, and what is said."
+import os, zlib
+
+import pytest
+from PIL import Image
+
+from vit_course.data import DataError, get_dls, load_folder
+from vit_course.finetune import vit_train
+
+
+def tree(root, **counts):
+    "Write `counts` images into each folder, each image of a colour of its own."
+    for name, n in counts.items():
+        folder = root/name
+        folder.mkdir(parents=True, exist_ok=True)
+        for i in range(n):
+            colour = (zlib.crc32(os.fsencode(folder.name)) % 256, len(name), i)
+            Image.new('RGB', (6, 6), colour).save(folder/f'{len(name)}_{i}.png')
+    return root
+
+
+def split(train='train', test='test', valid=None, classes=('cat', 'dog')):
+    "Counts for a layout with these names: 10 images a class, 3 in the others."
+    sizes = {train: 10, test: 3, valid: 4}
+    return {f'{s}/{c}': n for s, n in sizes.items() if s for c in classes}
+
+
+def load(root): return load_folder(root, (6, 6))
+
+
+def refused(root):
+    "The complaint about a folder, one printable line."
+    with pytest.raises(DataError) as e: load(root)
+    assert str(e.value).isprintable() and str(root) in str(e.value)
+    return str(e.value)
+
+
+def sizes(s): return len(s.train), len(s.valid), len(s.test)
+
+
+# ------------------------------------------------------------------- names of splits
+
+@pytest.mark.parametrize('train', ['train', 'Train', 'TRAIN', 'training', 'Training', 'train '])
+@pytest.mark.parametrize('test', ['test', 'Test', 'testing', 'TESTING', ' Testing'])
+def test_train_and_test_by_any_name(tmp_path, train, test):
+    s = load(tree(tmp_path, **split(train, test)))
+    assert s.classes == ['cat', 'dog'] and sizes(s) == (18, 2, 6)
+    odd = [n for n in (train, test) if n not in ('train', 'test')]
+    assert len(s.notes) == bool(odd) and all(f'{n}/ is taken as' in s.notes[0] for n in odd)
+
+
+@pytest.mark.parametrize('valid', ['valid', 'val', 'validation', 'dev', 'Val', 'VALIDATION'])
+def test_valid_by_any_name(tmp_path, valid):
+    s = load(tree(tmp_path, **split('train', 'test', valid)))
+    assert sizes(s) == (20, 8, 6)
+    assert s.notes == ([] if valid == 'valid' else
+                       [f'in {tmp_path}, {valid}/ is taken as valid'])
+
+
+def test_keras_has_no_test(tmp_path):
+    s = load(tree(tmp_path, **split('train', None, 'validation')))
+    assert sizes(s) == (16, 8, 4) and 'validation/ is taken as valid' in s.notes[0]
+
+
+def test_other_names_give_the_same_sets(tmp_path):
+    a = load(tree(tmp_path/'a', **split('train', 'test', 'valid')))
+    for old, new in zip(('train', 'valid', 'test'), ('Training', 'Validation', 'Testing')):
+        (tmp_path/'b').mkdir(exist_ok=True)
+        (tmp_path/'a'/old).rename(tmp_path/'b'/new)
+    b = load(tmp_path/'b')
+    for x, y in zip((a.train, a.valid, a.test), (b.train, b.valid, b.test)):
+        assert x.images.equal(y.images) and x.labels.equal(y.labels)
+
+
+@pytest.mark.parametrize('two', [('val', 'validation'), ('test', 'testing'), ('valid', 'dev'),
+                                 ('train', 'Training'), ('train', 'Train'), ('test', 'test ')])
+def test_two_folders_for_one_split(tmp_path, two):
+    root = tree(tmp_path, **split() | {f'{n}/{c}': 5 for n in two for c in ('cat', 'dog')})
+    if not set(two) <= set(os.listdir(root)): pytest.skip('this disk knows no such names')
+    message = refused(root)
+    assert 'two folders' in message and all(f'{n}/' in message for n in two)
+
+
+def test_unused_folders_are_named(tmp_path):
+    s = load(tree(tmp_path, **split(), **{'extra': 2, 'holdout/cat': 2, 'annotations': 0}))
+    assert s.notes == [f'in {tmp_path}, not used: annotations/, extra/, holdout/']
+
+
+def test_a_usual_folder_has_no_notes(tmp_path):
+    assert load(tree(tmp_path/'a', **split(valid='valid'))).notes == []
+    assert load(tree(tmp_path/'b', cat=9, dog=9, emu=9)).notes == []
+
+
+# -------------------------------------------------------- classes named like a split
+
+def test_trains_and_buses(tmp_path):
+    s = load(tree(tmp_path, train=10, bus=10, car=10))
+    assert s.classes == ['bus', 'car', 'train'] and sum(sizes(s)) == 30
+    assert s.notes == [f"{tmp_path/'train'} holds images and no folders: taken as a class"]
+
+
+@pytest.mark.parametrize('classes', [('bus', 'train'), ('test', 'train'), ('valid', 'invalid'),
+                                     ('train', 'test', 'val')])
+def test_such_classes_inside_of_a_split(tmp_path, classes):
+    s = load(tree(tmp_path, **split(classes=classes)))
+    assert s.classes == sorted(classes) and len(s.test) == 3*len(classes) and not s.notes
+
+
+@pytest.mark.parametrize('flat', [dict(train=9, test=9), dict(train=9, test1=9),
+                                  dict(train=9, bus=9, test=9), dict(Train=9, validation=9),
+                                  dict(test=9, control=9), dict(valid=9, invalid=9)])
+def test_images_without_class_folders_are_no_task(tmp_path, flat):
+    "The contest's train/*.jpg and test1/*.jpg; and a class that might be a test set."
+    assert 'train/' in refused(tree(tmp_path, **flat))
+    for name in flat:                               # as all of these messages advise
+        (tmp_path/'in'/'train').mkdir(parents=True, exist_ok=True)
+        (tmp_path/name).rename(tmp_path/'in'/'train'/name)
+    assert load(tmp_path/'in').classes == sorted(flat)
+
+
+# ----------------------------------------------- splits under names that nobody knows
+
+@pytest.mark.parametrize('names', [('fold1', 'fold2'), ('A', 'B', 'C'), ('images', 'masks'),
+                                   ('training_set', 'test_set'), ('seg_train', 'seg_test'),
+                                   ('TrainData', 'TestData'), ('train1', 'val1')])
+@pytest.mark.parametrize('between', ['', 'data/', '{}/'])
+def test_unknown_splits_are_refused(tmp_path, names, between):
+    root = tree(tmp_path, **{f'{n}/{between.format(n)}{c}': 5 for n in names
+                             for c in ('cat', 'dog')})
+    message = refused(root)
+    assert 'look like splits' in message and all(f'{n}/' in message for n in names)
+    assert '--data_dir' not in message              # which of them, nobody knows
+
+
+def test_contest_with_a_wrapper_around_each(tmp_path):
+    root = tree(tmp_path, **{f'asl_train/asl_train/{c}': 5 for c in 'ABC'},
+                **{'asl_test/asl_test': 3})
+    assert f"give --data_dir {root/'asl_train'}" in refused(root)
+
+
+def test_classes_above_the_splits(tmp_path):
+    root = tree(tmp_path, **{f'{c}/{s}': 5 for c in ('cat', 'dog') for s in ('train', 'test')})
+    assert 'put the splits on top' in refused(root)
+
+
+def test_images_of_a_class_in_folders_of_its_own(tmp_path):
+    s = load(tree(tmp_path/'a', **{'cat/day': 5, 'cat/dusk/late': 5, 'dog/night': 10}))
+    assert s.classes == ['cat', 'dog'] and sum(sizes(s)) == 20
+    assert len(s.notes) == 1 and 'cat/day/' in s.notes[0] and 'dog/night/' in s.notes[0]
+    s = load(tree(tmp_path/'b', **{'cat/images': 9, 'dog/images': 9}))      # Tiny ImageNet
+    assert s.classes == ['cat', 'dog'] and len(s.notes) == 1
+    s = load(tree(tmp_path/'c', **{'cat/day': 5, 'cat/night': 5, 'dog/day': 5, 'dog/night': 5,
+                                   'dog': 2}))
+    assert s.classes == ['cat', 'dog'] and sum(sizes(s)) == 22
+
+
+def test_the_same_folders_in_each_class_need_train(tmp_path):
+    counts = {f'{c}/{t}': 5 for c in ('cat', 'dog') for t in ('day', 'night')}
+    message = refused(tree(tmp_path/'a', **counts))
+    assert 'put all class folders into a folder train/' in message
+    s = load(tree(tmp_path/'b', **{f'train/{k}': n for k, n in counts.items()}))
+    assert s.classes == ['cat', 'dog'] and sum(sizes(s)) == 20 and len(s.notes) == 1
+
+
+# ------------------------------------------------------------------ one level too high
+
+@pytest.mark.parametrize('inner, counts', [
+    ('PetImages', {'Cat': 9, 'Dog': 9}), ('dataset', split()),
+    ('dataset', split('Training', 'TEST')), ('a/b', {'Cat': 9, 'Dog': 9}), ('a/b/c', split())])
+@pytest.mark.parametrize('beside', [{}, {'docs': 0}, {'__MACOSX/PetImages/Cat': 2}])
+def test_the_inner_folder_is_named(tmp_path, inner, counts, beside):
+    root = tree(tmp_path, **{f'{inner}/{k}': n for k, n in counts.items()}, **beside)
+    message = refused(root)
+    assert message.endswith(f'give --data_dir {root/inner}')
+    load(message.split('--data_dir ')[-1])          # the advice is right
+
+
+def test_an_inner_folder_in_train(tmp_path):
+    root = tree(tmp_path, **split('train/train', 'test/test'))
+    assert f"move these folders to {root/'train'}" in refused(root)
+
+
+def test_no_advice_where_two_would_do_or_none(tmp_path):
+    assert '--data_dir' not in refused(tree(tmp_path/'a', cat=9))
+    root = tree(tmp_path/'b', **{'x/y/Cat': 5, 'x/y/Dog': 5, 'x/z/Emu': 5, 'x/z/Fox': 5})
+    assert '--data_dir' not in refused(root/'x'/'y'/'Cat')
+
+
+# ------------------------------------------------- what is no class, and has no labels
+
+@pytest.mark.parametrize('name', ['__MACOSX', '.ipynb_checkpoints', '@eaDir', '.git',
+                                  '$RECYCLE.BIN', '__pycache__'])
+def test_folders_of_the_system(tmp_path, name):
+    places = (name, f'train/{name}', f'test/{name}', f'train/cat/{name}',
+              f'train/cat/{name}/more', f'test/dog/{name}/.hidden')
+    s = load(tree(tmp_path, **split(), **{p: 2 for p in places}))
+    assert s.classes == ['cat', 'dog'] and sizes(s) == (18, 2, 6) and not s.notes
+    s = load(tree(tmp_path/'flat', cat=9, dog=9, **{name: 2, f'dog/{name}': 2}))
+    assert s.classes == ['cat', 'dog'] and sum(sizes(s)) == 18 and not s.notes
+
+
+@pytest.mark.parametrize('name', ['test', 'val', 'Testing'])
+def test_images_without_labels_are_left_out(tmp_path, name):
+    s = load(tree(tmp_path, **split(test=None), **{name: 7}))
+    assert sum(sizes(s)) == 20 and min(sizes(s)) > 0
+    assert '7 images without class folders, so without labels' in s.notes[-1]
+
+
+def test_a_test_folder_of_another_shape(tmp_path):
+    message = refused(tree(tmp_path/'a', **split(test=None), **{'test/unknown': 5}))
+    assert 'unknown' in message and 'no labels' in message
+    message = refused(tree(tmp_path/'b', **split(test=None), **{'test': 0}))
+    assert 'no images in class folders' in message and 'more' not in message
+    message = refused(tree(tmp_path/'c', **split(), **{'test/emu': 5}))
+    assert message.endswith('emu')                  # a class by mistake, not a set without labels
+
+
+def test_train_without_class_folders(tmp_path):
+    assert 'no class folders' in refused(tree(tmp_path, train=5, **{'test/cat': 5, 'test/dog': 5}))
+
+
+def test_images_beside_the_class_folders(tmp_path):
+    s = load(tree(tmp_path, **split(), **{'train': 2, '.': 1}))
+    assert sizes(s) == (18, 2, 6) and len(s.notes) == 2
+    assert '1 images outside' in s.notes[0] and '2 images outside' in s.notes[1]
+
+
+# ------------------------------------------------------------------------------- links
+
+@pytest.mark.skipif(os.name == 'nt', reason='links need rights there')
+def test_links(tmp_path):
+    far = tree(tmp_path/'far', **split('a', 'b'), **{'more': 3})
+    root = tmp_path/'d'
+    (root/'Test').mkdir(parents=True)
+    (root/'train').symlink_to(far/'a')
+    for c in ('cat', 'dog'): (root/'Test'/c).symlink_to(far/'b'/c)
+    (root/'nowhere').symlink_to('nowhere')
+    assert sizes(load(root)) == (18, 2, 6)
+    (far/'a'/'cat'/'again').symlink_to(far/'a'/'cat')       # nothing is lost by leaving this out
+    assert len(load(root).notes) == 1
+    (far/'a'/'cat'/'more').symlink_to(far/'more')
+    s = load(root)
+    assert sizes(s) == (18, 2, 6) and 'more is a link' in s.notes[1]
+    (root/'val').symlink_to(root/'Test')
+    assert 'are the same folder' in refused(root)
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='no such names there')
+def test_notes_are_printable(tmp_path):
+    s = load(tree(tmp_path, **split(), **{'red\x1b[31m\nline': 1}))
+    assert len(s.notes) == 1 and s.notes[0].isprintable()
+
+
+# ------------------------------------------------------------------------ in a command
+
+def run(in_process, root):
+    return in_process(vit_train, '--name', 'x', '--dataset', 'folder', '--data_dir', root,
+                      '--model_type', 'testing', '--device', 'cpu', '--img_size', 8,
+                      '--num_steps', 2, '--train_batch_size', 8)
+
+
+def test_training_on_other_names(in_process, tmp_path):
+    tree(tmp_path/'mri', **split('Training', 'Testing', classes=('glioma', 'none', 'other')))
+    status, out, err = run(in_process, 'mri')
+    assert status == 0 and 'images in 3 classes' in out and '9 test' in out, err
+    dls = get_dls('folder', tmp_path/'mri', img_size=8)
+    assert dls.c == 3 and dls.skipped == [] and 'Training/ is taken as train' in dls.notes[0]
+
+
+def test_a_refusal_is_one_line(in_process, tmp_path):
+    tree(tmp_path/'f', **{f'fold{i}/{c}': 5 for i in range(3) for c in ('cat', 'dog')})
+    status, out, err = run(in_process, 'f')
+    assert status == 2 and err.startswith('vit_train: ') and err.count('\n') == 1
+    assert not (tmp_path/'output').exists()
