@@ -166,3 +166,28 @@ def test_a_slow_disk_is_written_to_less_often(tmp_path, monkeypatch):
     assert at == [10, 60] and (tmp_path/'x'/'best.safetensors').exists()
     monkeypatch.setattr(ft.torch, 'save', save)
     assert finetune(FinetuneConfig('y', output_dir=tmp_path, **(SMALL | dict(num_steps=60))), False).test_loss == quick.test_loss
+
+
+def test_what_bfloat16_would_gain_is_said(tmp_path, monkeypatch, capsys):
+    "In one line, from a measurement that changes nothing of the run; not where nothing is gained, and not with --bf16."
+    monkeypatch.setattr(torch.ops.mkldnn, '_is_mkldnn_bf16_supported', lambda: True)
+    weights = {}
+    for gain, kw in ((1.74, {}), (1.1, {}), (1.74, dict(bf16=True)), (None, {})):
+        if gain: monkeypatch.setattr(ft, 'bf16_gain', lambda learn: gain)
+        else: monkeypatch.undo()
+        name = f'{gain}{len(kw)}'
+        finetune(FinetuneConfig(name, output_dir=tmp_path, set=dict(drop=0.1), **(SMALL | kw)), progress=False)
+        said = capsys.readouterr().err
+        if gain: assert ('note: --bf16 is about 1.7 times as fast here' in said) == (gain == 1.74 and not kw), said
+        weights[name] = torch.load(tmp_path/name/'last'/'state.pt', weights_only=True)['model']
+    for k, v in weights['1.740'].items(): assert torch.equal(v, weights['None0'][k]), k     # measured, or not: the same run
+
+
+def test_bf16_gain_leaves_all_as_it_was():
+    learn = get_learner(FinetuneConfig('a', set=dict(drop=0.1), **SMALL))
+    before, rng = {k: v.clone() for k, v in learn.model.state_dict().items()}, torch.get_rng_state()
+    learn.model.eval()
+    gain = ft.bf16_gain(learn, seconds=0.001)
+    assert 0 < gain < 100 and torch.equal(torch.get_rng_state(), rng) and not learn.model.training and learn.dls.train.step == 0
+    assert all(p.grad is None for p in learn.model.parameters())
+    for k, v in learn.model.state_dict().items(): assert torch.equal(v, before[k])

@@ -38,9 +38,10 @@ def attention(
         raise ValueError(f"{k.shape[-2]} keys but {v.shape[-2]} values: each token needs one of both")
     return attention_weights(q, k) @ v
 
-# %% ../nbs/02_attention.ipynb #d45569ac
+# %% ../nbs/02_attention.ipynb #fa5b49ec
 EXPLICIT_UP_TO = {torch.float32: 32, torch.bfloat16: 512}  # tokens, on a processor
 
+# %% ../nbs/02_attention.ipynb #d45569ac
 class MultiHeadAttention(nn.Module):
     """Multi-head self-attention, Eq. 5 to 8 in Appendix A of the paper: tokens (B,T,D) -> (B,T,D), any floating dtype.
 
