@@ -10,8 +10,8 @@ p.add_argument('names', nargs='*'); p.add_argument('--out', default=ROOT/'report
 args = p.parse_args()
 out = Path(args.out)
 seconds = json.loads(out.read_text(encoding='utf-8'))['seconds'] if args.names and out.exists() else {}
-for path in sorted((ROOT/'nbs').glob('[0-9]*.ipynb')):
-    if args.names and path.stem not in args.names: continue
+for path in sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts):
+    if path.stem == 'index' or args.names and path.stem not in args.names: continue
     start = time.perf_counter()
     subprocess.run([Path(sys.executable).with_name('nbdev_test'), '--path', path, '--n_workers', '1'], check=True, cwd=ROOT, capture_output=True)
     seconds[path.stem] = round(time.perf_counter() - start, 1)

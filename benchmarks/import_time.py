@@ -3,7 +3,7 @@ import statistics, subprocess, sys, time
 
 from common import ROOT, table
 
-modules = ['torch', 'vit_course.vit', 'vit_course.doctor', 'vit_course.data', 'vit_course.finetune', 'timm']
+modules = ['torch', 'vit_course.vit', 'vit_course.tools.doctor', 'vit_course.data', 'vit_course.finetune', 'timm']
 n = int(sys.argv[1]) if len(sys.argv) > 1 else 7
 times = {m: [] for m in modules}
 for i in range(n + 1):

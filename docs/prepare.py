@@ -62,8 +62,8 @@ def reference():
 
 if __name__ == '__main__':
     shutil.copytree(root/'nbs'/'images', site/'images', dirs_exist_ok=True, ignore=shutil.ignore_patterns('*.py'))
-    for path in site.glob('*.ipynb'):
+    for path in site.rglob('*.ipynb'):
         nb = json.loads(path.read_text(encoding='utf-8'))
-        add_links(nb, path.name); hide_markers(nb)
+        add_links(nb, path.relative_to(site).as_posix()); hide_markers(nb)
         path.write_text(json.dumps(nb, ensure_ascii=False), encoding='utf-8')
     reference()

@@ -21,7 +21,7 @@ def site(tmp_path_factory):
 
 
 def test_all_is_there(site):
-    for notebook in (ROOT/'nbs').glob('*.ipynb'): assert (site/f'{notebook.stem}.html').exists(), notebook.name
+    for notebook in (ROOT/'nbs').rglob('*.ipynb'): assert (site/notebook.relative_to(ROOT/'nbs').with_suffix('.html')).exists(), notebook.name
     for module in (ROOT/'vit_course').glob('[a-z]*.py'): assert (site/'reference'/f'{module.stem}.html').exists(), module.name
     text = (site/'reference'/'commands.html').read_text(encoding='utf-8')
     for flag in ('--gradient_accumulation_steps', 'vit_doctor', 'vit_weights'): assert flag in text
@@ -31,7 +31,7 @@ def test_all_is_there(site):
 
 
 def test_no_formula_is_left_as_tex(site):
-    for page in site.glob('*.html'):
+    for page in site.rglob('*.html'):
         text = page.read_text(encoding='utf-8')
         assert 'class="math' not in text, page.name
 

@@ -2,13 +2,13 @@
 import configparser, re, subprocess, sys
 from pathlib import Path
 import pytest
-from vit_course import doctor
+from vit_course.tools import doctor
 
 root = Path(__file__).parent.parent
 
 def run(*args):
-    "`python -m vit_course.doctor`, in a process of its own."
-    return subprocess.run([sys.executable, '-m', 'vit_course.doctor', *args], cwd=root, capture_output=True, text=True)
+    "`python -m vit_course.tools.doctor`, in a process of its own."
+    return subprocess.run([sys.executable, '-m', 'vit_course.tools.doctor', *args], cwd=root, capture_output=True, text=True)
 
 def settings():
     ini = configparser.ConfigParser(delimiters=['='])
@@ -45,7 +45,7 @@ def test_this_machine():
 
 def test_import_is_light():
     heavy = {'torch', 'numpy', 'fastcore', 'fastai', 'matplotlib'}
-    code = f"import sys, vit_course.doctor; print(*{heavy} & set(sys.modules))"
+    code = f"import sys, vit_course.tools.doctor; print(*{heavy} & set(sys.modules))"
     p = subprocess.run([sys.executable, '-c', code], cwd=root, capture_output=True, text=True, check=True)
     assert p.stdout.strip() == ''
 

@@ -309,7 +309,7 @@ def test_compiled_and_wrapped_models():
     assert AttentionExplorer(torch.compile(model), photo).pictures == AttentionExplorer(model, photo).pictures
 
 
-@pytest.mark.parametrize('path', sorted((ROOT/'nbs').glob('*.ipynb')), ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', sorted((ROOT/'nbs').rglob('*.ipynb')), ids=lambda p: p.stem)
 def test_notebooks_hold_no_widget_state(path):
     "Saved widgets load their code from the web when somebody opens them, and weigh much: run notebooks with store_widget_state=False."
     assert 'widgets' not in json.loads(path.read_text(encoding='utf-8'))['metadata']

@@ -4,29 +4,41 @@ import ast, subprocess, sys
 import pytest
 from conftest import ROOT
 
-FLOOR = dict(patches=1, attention=1, encoder=2, vit=3, checkpoints=4, attention_maps=4.5, data=4, finetune=5, explorer=5, experiments=6, report=7,
-             doctor=0, assignments=.5)
+FLOOR = {'patches': 1, 'attention': 1, 'encoder': 2, 'vit': 3, 'checkpoints': 4, 'attention_maps': 4.5, 'data': 4, 'finetune': 5,
+         'explorer': 5, 'experiments': 6, 'report': 7, 'assignments': .5, 'tools.doctor': 0}
 LAZY = {('attention_maps', 'explorer')}   # inside of a function, for `vit_attention --html`
-MODULES = sorted(p.stem for p in (ROOT/'vit_course').glob('[a-z]*.py'))
+ALONE = {'tools.doctor', 'assignments'}   # load no torch
+
+
+def name_of(path): return '.'.join(path.relative_to(ROOT/'vit_course').with_suffix('').parts)
+
+
+MODULES = sorted(name_of(p) for p in (ROOT/'vit_course').rglob('[a-z]*.py'))
 
 
 def imported(module):
-    tree = ast.parse((ROOT/'vit_course'/f'{module}.py').read_text(encoding='utf-8'))
+    "(is it ours?, name) for all imports of a module, also those inside of functions."
+    folder = module.split('.')[:-1]
+    tree = ast.parse((ROOT/'vit_course'/f"{module.replace('.', '/')}.py").read_text(encoding='utf-8'))
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom): yield node.level, (node.module or '').split('.')[0]
-        elif isinstance(node, ast.Import): yield from ((0, a.name.split('.')[0]) for a in node.names)
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = folder[:len(folder) - node.level + 1] + (node.module or '').split('.')
+            name = '.'.join(filter(None, base))
+            yield from [(True, name)] if name in MODULES else [(True, f'{name}.{a.name}'.lstrip('.')) for a in node.names]
+        elif isinstance(node, ast.ImportFrom): yield False, node.module.split('.')[0]
+        elif isinstance(node, ast.Import): yield from ((False, a.name.split('.')[0]) for a in node.names)
 
 
 @pytest.mark.parametrize('module', MODULES)
 def test_imports_go_down(module):
-    for level, name in imported(module):
-        if level and (module, name) not in LAZY: assert FLOOR[name] < FLOOR[module], f'{module} imports {name}, which is not below it'
+    for ours, name in imported(module):
+        if ours and (module, name) not in LAZY: assert FLOOR[name] < FLOOR[module], f'{module} imports {name}, which is not below it'
 
 
 @pytest.mark.parametrize('module', [m for m in MODULES if FLOOR[m] <= 3 and m != 'assignments'])
 def test_model_needs_torch_alone(module):
     allowed = set(sys.stdlib_module_names) | ({'torch'} if FLOOR[module] else {'psutil', 'packaging', 'torch', 'torchvision'})
-    assert {name for level, name in imported(module) if not level} <= allowed
+    assert {name for ours, name in imported(module) if not ours} <= allowed
 
 
 def loaded_by(statement):
@@ -40,6 +52,6 @@ def test_vit_loads_no_training_library():
     assert 'vit_course' in extra
 
 
-@pytest.mark.parametrize('module', ['doctor', 'assignments'])
+@pytest.mark.parametrize('module', sorted(ALONE))
 def test_loads_no_torch(module):
     assert not loaded_by(f'import vit_course.{module}') & {'torch', 'numpy', 'IPython', 'fastai', 'fastcore'}

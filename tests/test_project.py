@@ -4,7 +4,8 @@ import ast, json, re
 import pytest
 from conftest import ROOT
 
-NOTEBOOKS = sorted((ROOT/'nbs').glob('*.ipynb'))
+NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
+LESSONS = sorted((ROOT/'nbs').glob('[0-9]*.ipynb'))
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
@@ -34,7 +35,7 @@ def test_chapter_runs_on_colab_and_builds_for_the_website(path):
         assert all(kinds) or not any(kinds), f'imports stand in a cell of their own:\n{source}'
 
 
-@pytest.mark.parametrize('path', sorted((ROOT/'vit_course').glob('*.py')), ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', sorted((ROOT/'vit_course').rglob('*.py')), ids=lambda p: p.stem)
 def test_package_has_no_solution_markers(path):
     assert not re.search(r'^\s*#.*SOLUTION', path.read_text(encoding='utf-8'), re.M)
 
@@ -54,8 +55,7 @@ def test_readme_differs_when_the_notebook_does(tmp_path):
 
 def test_every_chapter_is_listed():
     text = (ROOT/'README.md').read_text(encoding='utf-8')
-    for p in NOTEBOOKS:
-        if p.stem != 'index': assert p.name in text, f'README does not mention {p.name}'
+    for p in LESSONS: assert p.name in text, f'README does not mention {p.name}'
 
 
 def test_readme_pictures_exist():

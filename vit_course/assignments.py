@@ -24,7 +24,7 @@ from dataclasses import dataclass, asdict
 from importlib.util import find_spec
 from pathlib import Path
 from queue import Empty, Queue
-from .doctor import OneLineParser
+from .tools.doctor import OneLineParser
 
 # %% ../nbs/13_assignments.ipynb #efcc7377
 PARTS = {'1.1': ('Patches', 1.25), '1.2': ('Experiments', 1.25), '1.3': ('Attention map', 1.), '2': ('Questions', 1.5),

@@ -18,7 +18,7 @@ import numpy as np, torch
 from torch import nn
 from torch.nn import functional as F
 from .attention import MultiHeadAttention
-from .doctor import OneLineParser
+from .tools.doctor import OneLineParser
 from .patches import pair, patchify
 from .vit import VisionTransformer, bare
 

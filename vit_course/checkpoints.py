@@ -26,7 +26,7 @@ from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch.nn import functional as F
-from .doctor import OneLineParser
+from .tools.doctor import OneLineParser
 from .patches import pair
 from .vit import CONFIGS, ViTConfig, VisionTransformer, create_vit, bare
 

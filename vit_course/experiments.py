@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torchvision.models.resnet import BasicBlock, conv1x1
 from .checkpoints import CheckpointError
 from .data import DATASETS, Batches, DataError, TrainBatches, load_splits, split_indices
-from .doctor import OneLineParser
+from .tools.doctor import OneLineParser
 from .finetune import (FREE, Busy, Callback, ConfigError, Diverged, FinetuneConfig, Interrupted, add_settings,
                                  complete, finetune, get_learner, load_weights, write_json)
 from .patches import pair, patchify, unpatchify

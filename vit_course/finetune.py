@@ -34,7 +34,7 @@ from filelock import FileLock, Timeout
 from safetensors.torch import load_model, save_model
 from .checkpoints import CHECKPOINTS, CheckpointError, load_checkpoint, place_of, replacing, resize_pos_embed, save_checkpoint
 from .data import DATASETS, DataError, get_dls, seeded
-from .doctor import OneLineParser
+from .tools.doctor import OneLineParser
 from .vit import CONFIGS, ViTConfig, VisionTransformer, count_flops, count_parameters, create_vit
 from .patches import pair
 

@@ -20,7 +20,7 @@ import torch
 from .attention_maps import attention_maps, evaluating, overlay, prefix_mass, rollout, show_heads, to_grid
 from .checkpoints import CheckpointError, load_checkpoint
 from .data import SUFFIXES, Batches, DataError, ImageSet, load_splits, open_image
-from .doctor import OneLineParser
+from .tools.doctor import OneLineParser
 from .experiments import STUDIES, SweepError, format_table, plot_results, results_table, show_value, untuple
 from .experiments import believable, read_json, read_runs as read_study
 from .finetune import FREE, RECIPES, FinetuneConfig, write_atomic
