@@ -879,8 +879,10 @@ def finetune(cfg:FinetuneConfig, # the run
             )->RunResult:        # the same in each process, when a launcher has started several
     """Train, keep the best on validation, test once, and leave the run folder `<output_dir>/<name>/`. Ctrl-C stops after the step that is being
     made, saves, and raises `Interrupted`. Raises ConfigError, DataError, CheckpointError, or OSError when the disk refuses."""
+    path = Path(cfg.output_dir)/str(cfg.name)
+    if cfg.resume and cfg.warmup_steps is None:         # as long as before, also when there are more steps now
+        with suppress(OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError): cfg = replace(cfg, warmup_steps=int(json.loads((path/'config.json').read_text())['warmup_steps']))
     cfg = complete(cfg)
-    path = Path(cfg.output_dir)/cfg.name
     with process_group(cfg.device) as team:
         finished = team.first(lambda: _check_folder(path, cfg))
         if finished:
