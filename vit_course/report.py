@@ -312,14 +312,19 @@ def pictures_for(run:Run,              # whose model will see them
     return [(name, resized(getattr(data, name)(), size)) for name in ('cat', 'astronaut')]
 
 # %% ../nbs/12_report.ipynb #58e626d9
-def as_input(picture): return ((picture.float() / 255 - 0.5) / 0.5).permute(2, 0, 1)[None]     # uint8 (h,w,3) -> (1,3,h,w), as in training
+def as_input(picture): # uint8 (h,w,3) -> (1,3,h,w), as in training
+    return ((picture.float() / 255 - 0.5) / 0.5).permute(2, 0, 1)[None]
 
 def attention_figures(run:Run, images:str|Path=None)->list[Figure]:
-    "How the map is made, step by step, and the maps of every head for each picture. Errors as in `pictures_for`; CheckpointError for damaged weights."
+    """How the map is made, step by step, and the maps of every head for each image.
+
+    Errors as in `pictures_for`; CheckpointError for damaged weights."""
     import matplotlib.pyplot as plt
     model = load_checkpoint(None, run.path/'best.safetensors').model
     grid, n, figures = model.grid, model.n_prefix, []
-    if pair(model.cfg.img_size) != pair(vit_of(run).img_size): raise ReportError(f"run {run.name}: best.safetensors is of another model than config.json says")
+    if pair(model.cfg.img_size) != pair(vit_of(run).img_size):
+        raise ReportError(f"run {run.name}: best.safetensors is of another model than "
+                          "config.json says")
     for name, picture in pictures_for(run, images):
         x = as_input(picture)
         weights = attention_maps(model, x)
@@ -328,24 +333,36 @@ def attention_figures(run:Run, images:str|Path=None)->list[Figure]:
         L, _, H = weights.shape[:3]
         with plt.rc_context(STYLE):
             wide = min(WIDTH, 1.2 + .95*H)
-            fig = plt.figure(figsize=(wide, min(8.4, .6 + (wide - 1.2)*L*grid[0]/(H*grid[1]))), layout='constrained')
+            high = 1.3 + (wide - 1.2)*L*(grid[0]/grid[1] + .2)/H
+            fig = plt.figure(figsize=(wide, min(8.4, high)), layout='constrained')
             show_heads(weights[:, 0], grid, n, fig=fig)
         k = predicted.argmax().item()
-        figures.append(Figure(fig, f"Every head on {escape(name)} (prediction: class {k}, probability {predicted[k]:.2f}). What the class token looks at, one colour scale for all; "
-                                   f"on average {100*prefix_mass(weights[:, 0, :, 0], n).mean():.0f} % of it stays on tokens without a place in the picture."))
+        mass = 100*prefix_mass(weights[:, 0, :, 0], n).mean()
+        caption = (f"Every head on {escape(name)} (prediction: class {k}, probability "
+                   f"{predicted[k]:.2f}). What the class token looks at, each map on "
+                   "its own colour scale up to its 98th percentile, its largest weight "
+                   f"above it; on average {mass:.0f} % of the attention stays on "
+                   "tokens without a place in the image.")
+        figures.append(Figure(fig, caption))
     return figures
 
 def _procedure(name, picture, weights, grid, n_prefix):
-    "Picture, heads averaged, rollout, overlay."
+    "Image, heads averaged, rollout, overlay."
     import matplotlib.pyplot as plt
-    last, mixed = (to_grid(m[0], grid, n_prefix) for m in (weights[-1, 0].mean(0), rollout(weights)[0]))
-    panels = [('what the model sees', picture.numpy()), ('last layer, heads averaged', last), (f'rollout of {len(weights)} layers', mixed), ('rollout over the picture', overlay(picture.numpy(), mixed))]
+    rows = weights[-1, 0].mean(0)[0], rollout(weights)[0, 0]
+    last, mixed = (to_grid(row, grid, n_prefix) for row in rows)
+    seen = picture.numpy()
+    panels = [('what the model sees', seen), ('last layer, heads averaged', last),
+              (f'rollout of {len(weights)} layers', mixed),
+              ('rollout over the image', overlay(seen, mixed))]
     with plt.rc_context(STYLE):
         fig, axes = plt.subplots(1, 4, figsize=(WIDTH, 1.9), layout='constrained')
         for ax, (title, image) in zip(axes, panels):
-            ax.imshow(image, **({} if image.ndim == 3 else dict(cmap='inferno', vmin=0)))
+            colours = {} if image.ndim == 3 else dict(cmap='inferno', vmin=0)
+            ax.imshow(image, **colours)
             ax.set_title(title); ax.axis('off')
-    return Figure(fig, f"How the map of {escape(name)} is made: from the attention of the class token in one layer to that of all layers.")
+    return Figure(fig, f"How the map of {escape(name)} is made: from the attention of "
+                       "the class token in one layer to that of all layers.")
 
 # %% ../nbs/12_report.ipynb #afe4c8be
 QUESTIONS = {
