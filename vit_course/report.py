@@ -50,14 +50,15 @@ def vit_config(run:Run)->ViTConfig|None: # None: the run did not train a whole V
     classes, odd = divmod(run.result['parameters'] - rest, D + 1)
     return None if odd or classes < 1 else replace(cfg, num_classes=classes)
 
-# %% ../nbs/12_report.ipynb #3d275333
+# %% ../nbs/12_report.ipynb #4f0f0af7
 def _sizes(cfg):
     "What the homework asks about a model."
     def size(hw): return str(hw[0]) if hw[0] == hw[1] else f'{hw[0]} × {hw[1]}'
     return {'Layers': cfg.depth, 'Hidden size': cfg.dim, 'MLP size': cfg.mlp_dim,
             'Heads': cfg.heads, 'Image': size(pair(cfg.img_size)),
-            'Patch': size(pair(cfg.patch_size)), 'Classes': cfg.num_classes,
-            'Tokens': math.prod(cfg.grid) + 1 + cfg.registers}
+            'Patch': size(pair(cfg.patch_size)),
+            'Tokens': math.prod(cfg.grid) + 1 + cfg.registers,
+            'Classes': cfg.num_classes}
 
 def model_table(runs:list[Run])->Table:
     "What was trained: the homework's table, and what one image costs."
