@@ -9,7 +9,9 @@ warnings.filterwarnings('ignore')
 import vit_course.finetune as ft
 from fastai.callback.core import Callback
 from vit_course.data import DATASETS, Batches
-from vit_course.finetune import ConfigError, FinetuneConfig, complete, finetune, get_learner
+from vit_course.finetune import ConfigError, FinetuneConfig, finetune, get_learner
+from vit_course.tools.config import resolve_config
+from vit_course.tools.distributed import ProcessGroup
 from vit_course.vit import CONFIGS, create_vit
 
 SMALL = dict(model_type='testing', num_steps=6, eval_every=6, train_batch_size=32, device='cpu')
@@ -64,7 +66,7 @@ def test_4_windows_are_whole():
     watch = type('Watch', (Callback,), dict(order=1, before_batch=lambda s: seen.append(len(s.yb[0])) if s.training else None))()
     fit(learn, watch)
     assert learn.schedule.made == 41 and seen == [8]*164
-    with pytest.raises(ConfigError, match='at least one image'): complete(FinetuneConfig('t', **(SMALL | dict(gradient_accumulation_steps=33))))
+    with pytest.raises(ConfigError, match='at least one image'): resolve_config(FinetuneConfig('t', **(SMALL | dict(gradient_accumulation_steps=33))))
 
 
 def test_5_test_images_are_looked_at_once(tmp_path, monkeypatch, capsys):
@@ -101,9 +103,9 @@ def test_6_last_step_is_evaluated_and_saved(tmp_path):
 def test_7_processes_do_not_train_alone(monkeypatch):
     "What two processes do together is in test_distributed.py; here, that none of them takes itself for the only one."
     for k, v in dict(WORLD_SIZE='2', RANK='1', LOCAL_RANK='1', LOCAL_WORLD_SIZE='2').items(): monkeypatch.setenv(k, v)
-    assert ft.launched() == ft.Team(1, 2, 1, 2)
+    assert ProcessGroup.from_env() == ProcessGroup(1, 2, 1, 2)
     monkeypatch.delenv('RANK')
-    with pytest.raises(ConfigError, match='do not fit together'): complete(FinetuneConfig('t'))
+    with pytest.raises(ConfigError, match='do not fit together'): resolve_config(FinetuneConfig('t'))
 
 
 def test_8_first_step_counts_and_skipped_ones_do_not():
