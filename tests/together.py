@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 from torch import distributed as dist
-from vit_course.finetune import FinetuneConfig, current, finetune, get_learner
+from vit_course.finetune import FinetuneConfig, finetune, get_learner
+from vit_course.tools.distributed import current_group
 from vit_course.vit import create_vit
 
 RUNS = {'sgd': dict(optimizer='sgd', learning_rate=0.1, train_batch_size=8),
@@ -40,7 +41,7 @@ def sharded_loss(shard):
     for _ in range(3):
         loss = torch.nn.functional.cross_entropy(model(x), y)
         loss.backward(); opt.step(); opt.zero_grad()
-        losses.append(current().sum(loss)[0] / current().size)
+        losses.append(current_group().all_reduce(loss)[0] / current_group().world_size)
     return losses
 
 
@@ -48,7 +49,7 @@ def main(folder):
     for name, kw in RUNS.items():
         finetune(FinetuneConfig(name, model_type='testing', device='cpu', num_steps=6, eval_every=4, eval_batch_size=20, warmup_steps=0, output_dir=folder, **kw), learner=double, progress=False)
     losses = sharded_loss(dist.is_initialized())
-    if current().rank == 0: (folder/'losses.json').write_text(json.dumps(losses))
+    if current_group().rank == 0: (folder/'losses.json').write_text(json.dumps(losses))
 
 
 if __name__ == '__main__':
