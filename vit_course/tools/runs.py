@@ -37,7 +37,7 @@ def read_json(path:Path # of a file that somebody may have edited
     if not isinstance(d, dict): raise ValueError(f"{path.name} holds no settings")
     return d
 
-# %% ../../nbs/tools/runs.ipynb #359dd6ab
+# %% ../../nbs/tools/runs.ipynb #dd296a11
 def _is_number(v, low=-1e15, high=1e15): # not NaN, and not true
     return type(v) in (int, float) and low <= v <= high
 
@@ -45,7 +45,8 @@ def _is_simple(v):
     return v is None or type(v) in (str, bool) and len(str(v)) <= 1000 or _is_number(v)
 
 def _is_flat(v):
-    return _is_simple(v) or isinstance(v, (list, tuple)) and len(v) < 100 and all(map(_is_simple, v))
+    if isinstance(v, (list, tuple)): return len(v) < 100 and all(map(_is_simple, v))
+    return _is_simple(v)
 
 def _is_text(v): return type(v) in (str, type(None))
 

@@ -284,13 +284,13 @@ class Plan:
         return max(self.n - len(self.leaders(trials)), 0)
 
     def wanted(self, trials):
-        "All that is known to be wanted: {name of the run: (settings, seed, Optuna's parameters)}."
+        "What is known to be wanted: {name of the run: (settings, seed, Optuna's parameters)}."
         if self.grid is not None: return {run_name(s, seed): (s, seed, {}) for s, seed in self.grid}
         leaders = self.leaders(trials)
         chosen = [(lists_to_tuples(t.user_attrs['settings']), t.params) for t in leaders]
         return {run_name(s, seed): (s, seed, params) for seed in self.seeds for s, params in chosen}
 
-# %% ../../nbs/tools/sweep.ipynb #34760fb3
+# %% ../../nbs/tools/sweep.ipynb #10efd2af
 class TrialQueue:
     "Who makes what, in one study that all workers share. A run has one owner, and a successor."
     def __init__(self, name:str,          # of the study
@@ -300,7 +300,7 @@ class TrialQueue:
                  n:int=0,                 # see `Plan`
                  seeds:tuple=(1,),        # see `Plan`
                  tpe:bool=False,          # learn from what is known, instead of drawing blindly
-                 grace_period:float=60.): # seconds of silence after which who is elsewhere is dead
+                 grace_period:float=60.): # seconds of silence, and who is elsewhere is dead
         optuna = _optuna()
         self.State = optuna.trial.TrialState
         self.Finished = optuna.exceptions.UpdateFinishedTrialError

@@ -30,7 +30,8 @@ def resolve_trial(cfg:TrialConfig # as a person gave it
     need(arch in (None, 'resnet'),
          f"arch must be resnet (or none for the Vision Transformer), got {arch!r}")
     need(arch is None or not (cfg.freeze or cfg.pretrained_dir or cfg.grad_checkpointing),
-         "arch=resnet trains from fresh weights: without freeze, pretrained_dir, grad_checkpointing")
+         "arch=resnet trains from fresh weights: "
+         "without freeze, pretrained_dir, grad_checkpointing")
     need(share is None or 0 < share <= 1,
          f"train_share must be above 0 and at most 1, got {share}")
     need(cfg.mixup is None or 0 <= cfg.mixup < math.inf,
