@@ -65,7 +65,7 @@ def test_4_windows_are_whole():
     seen = []
     watch = type('Watch', (Callback,), dict(order=1, before_batch=lambda s: seen.append(len(s.yb[0])) if s.training else None))()
     fit(learn, watch)
-    assert learn.schedule.made == 41 and seen == [8]*164
+    assert learn.step_schedule.made == 41 and seen == [8]*164
     with pytest.raises(ConfigError, match='at least one image'): resolve_config(FinetuneConfig('t', **(SMALL | dict(gradient_accumulation_steps=33))))
 
 
@@ -85,7 +85,7 @@ def test_5_best_is_chosen_on_validation(tmp_path, monkeypatch):
             if len(values) == 3: values[2] = next(scores)         # train loss, validation loss, accuracy; not the final test
     build = ft.get_learner
     monkeypatch.setattr(ft, 'get_learner', lambda cfg: build(cfg).add_cb(Scripted()))
-    monkeypatch.setattr(ft, 'load_checkpoint', lambda *a: None)                              # test accuracy of the last weights, for once
+    monkeypatch.setattr('vit_course.tools.run_folder.load_checkpoint', lambda *a: None)                              # test accuracy of the last weights, for once
     r = finetune(FinetuneConfig('t', output_dir=tmp_path, **(SMALL | dict(num_steps=9, eval_every=3))))
     from vit_course.checkpoints import load_checkpoint
     best, last = create_vit('testing'), torch.load(tmp_path/'t'/'last'/'state.pt', weights_only=True)['model']
@@ -113,14 +113,14 @@ def test_8_first_step_counts_and_skipped_ones_do_not():
     fit(learner(learning_rate=0.1, warmup_steps=4), spy)
     assert spy.rates[0] == pytest.approx(0.025) and min(spy.rates) > 0
     learn = fit(learner(fp16=True, loss_scale=2.**60))
-    assert (learn.schedule.made, learn.precision.skipped) == (0, 6)
+    assert (learn.step_schedule.made, learn.autocast_mixed_precision.skipped) == (0, 6)
 
 
 def test_8_after_a_skipped_step_the_schedule_goes_on_where_it_was():
     spy, learn = Spy(), learner(fp16=True, learning_rate=0.1, warmup_steps=4)
     spoil = type('Spoil', (Callback,), dict(order=1, before_step=lambda s: next(s.learn.model.parameters()).grad.fill_(float('inf')) if s.iter == 1 else None))()
     fit(learn, spy, spoil)
-    assert learn.precision.skipped == 1 and spy.rates[:3] == pytest.approx([0.025, 0.05, 0.075])
+    assert learn.autocast_mixed_precision.skipped == 1 and spy.rates[:3] == pytest.approx([0.025, 0.05, 0.075])
 
 
 def test_9_evaluation_is_in_16_bits_and_weighted():
@@ -137,7 +137,7 @@ def test_9_evaluation_is_in_16_bits_and_weighted():
 
 def test_10_loss_scale_is_used():
     learn = fit(learner(fp16=True, loss_scale=256.))
-    assert learn.precision.scaler.get_scale() == 256 and learn.precision.skipped == 0
+    assert learn.autocast_mixed_precision.scaler.get_scale() == 256 and learn.autocast_mixed_precision.skipped == 0
 
 
 def test_10_no_dropout_and_mirrored_where_it_makes_sense():

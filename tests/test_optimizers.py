@@ -2,10 +2,11 @@
 from dataclasses import replace
 
 import pytest, torch
-import vit_course.finetune as ft
+from vit_course.tools import optimizers
 from fastai.callback.core import Callback
 from torch.nn import functional as F
-from vit_course.finetune import FinetuneConfig, Interrupted, Muon, finetune, get_learner, make_optimizer, orthogonalise
+from vit_course.finetune import FinetuneConfig, Interrupted, finetune, get_learner
+from vit_course.tools.optimizers import Muon, make_optimizer, orthogonalise
 from vit_course.vit import create_vit
 
 
@@ -26,8 +27,8 @@ def backward(*models, seed=0):
 def test_equals_torch(monkeypatch):
     "With torch's own rounds, which are in bfloat16, the steps are torch's, decay and momentum included."
     muon = pytest.importorskip('torch.optim._muon', reason='this torch has no Muon')
-    def same(g): return torch.stack([muon._zeropower_via_newtonschulz(m, ft.NEWTON_SCHULZ, 5, 1e-7) for m in g.flatten(0, 1)]).unflatten(0, g.shape[:2])
-    monkeypatch.setattr(ft, 'orthogonalise', same)
+    def same(g): return torch.stack([muon._zeropower_via_newtonschulz(m, optimizers.NEWTON_SCHULZ, 5, 1e-7) for m in g.flatten(0, 1)]).unflatten(0, g.shape[:2])
+    monkeypatch.setattr(optimizers, 'orthogonalise', same)
     ours, theirs = grown(), grown()
     one_map = [n for n, p in ours.named_parameters() if p.ndim == 2 and '.blocks.' in n and 'qkv' not in n]
     a = make_optimizer(ours, 'muon', 1e-2, 0.1)
@@ -83,7 +84,7 @@ def test_stops_and_goes_on(tmp_path, kw):
     cfg = FinetuneConfig('whole', output_dir=tmp_path, model_type='testing', optimizer='muon', device='cpu', num_steps=12, eval_every=5, set=dict(drop=0.1), **kw)
     class Stop(Callback):
         order = 80
-        def after_batch(self): self.learn.run_folder.stop |= self.training and self.learn.run_folder.step == 6
+        def after_batch(self): self.learn.run_guard.stop |= self.training and self.dls.train.step == 6
     finetune(cfg, progress=False)
     with pytest.raises(Interrupted): finetune(replace(cfg, name='stopped'), progress=False, learner=lambda c: get_learner(c).add_cb(Stop()))
     finetune(replace(cfg, name='stopped', resume=True), progress=False)

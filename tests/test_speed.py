@@ -5,9 +5,12 @@ from dataclasses import replace
 import pytest, torch
 from torch.utils._python_dispatch import TorchDispatchMode
 import vit_course.finetune as ft
+from vit_course.tools import device
 from fastai.callback.core import Callback
 from vit_course.data import ImageSet, TrainBatches, keep_on_device
-from vit_course.finetune import FinetuneConfig, OutOfMemory, RunResult, finetune, get_learner, vit_train
+from vit_course.finetune import FinetuneConfig, RunResult, finetune, get_learner, vit_train
+from vit_course.tools.device import OutOfDeviceMemory
+from vit_course.vit import count_flops
 
 SMALL = dict(model_type='testing', device='cpu', num_steps=20, eval_every=10)
 
@@ -59,11 +62,11 @@ def test_streamed_batches_are_the_same(monkeypatch):
 
 def test_compile_rule(monkeypatch):
     model = ft.create_vit('ViT-B_16')
-    pays = lambda **kw: ft.compile_pays(FinetuneConfig('a', **(dict(num_steps=5000, img_size=224, device='cuda') | kw)), model)
-    monkeypatch.setattr(ft, 'matmul_rate', lambda *a: 1e14)
+    pays = lambda **kw: device.compile_pays(FinetuneConfig('a', **(dict(num_steps=5000, img_size=224, device='cuda') | kw)), model)
+    monkeypatch.setattr(device, 'peak_flops', lambda *a: 1e14)
     assert pays() and not pays(num_steps=100) and pays(num_steps=1, compile=True) and not pays(compile=False) and not pays(device='cpu')
-    seconds = 3 * ft.count_flops(model.cfg) * 64 / 0.5e14                  # of a step
-    assert pays(num_steps=int(ft.COMPILE_FROM / seconds) + 1) and not pays(num_steps=int(ft.COMPILE_FROM / seconds) - 1)
+    seconds = 3 * count_flops(model.cfg) * 64 / 0.5e14                  # of a step
+    assert pays(num_steps=int(device.COMPILE_FROM / seconds) + 1) and not pays(num_steps=int(device.COMPILE_FROM / seconds) - 1)
 
 
 def test_compile_flags():
@@ -117,7 +120,7 @@ def test_a_full_processor_says_what_fits(tmp_path, monkeypatch, capsys):
 
 def test_out_of_memory_keeps_the_last_state(tmp_path):
     cfg = FinetuneConfig('x', output_dir=tmp_path, eval_batch_size=16, **SMALL)
-    with pytest.raises(OutOfMemory, match='steps 8 fits, 8 images at a time; go on with --resume') as e: finetune(cfg, False, lambda c: limited(get_learner, c, 15, from_step=11))
+    with pytest.raises(OutOfDeviceMemory, match='steps 8 fits, 8 images at a time; go on with --resume') as e: finetune(cfg, False, lambda c: limited(get_learner, c, 15, from_step=11))
     assert isinstance(e.value, torch.OutOfMemoryError)
     level = torch.autocast_increment_nesting(); torch.autocast_decrement_nesting()
     assert level == 1, 'autocast is left, or it keeps stale weights in the next run'
@@ -126,7 +129,7 @@ def test_out_of_memory_keeps_the_last_state(tmp_path):
 
 
 def test_out_of_memory_in_evaluation(tmp_path):
-    with pytest.raises(OutOfMemory, match='--eval_batch_size 64 fits'): finetune(FinetuneConfig('x', output_dir=tmp_path, eval_batch_size=128, **SMALL), False, lambda c: limited(get_learner, c, 64))
+    with pytest.raises(OutOfDeviceMemory, match='--eval_batch_size 64 fits'): finetune(FinetuneConfig('x', output_dir=tmp_path, eval_batch_size=128, **SMALL), False, lambda c: limited(get_learner, c, 64))
 
 
 def test_old_results_are_read():
@@ -161,10 +164,10 @@ def test_a_slow_disk_is_written_to_less_often(tmp_path, monkeypatch):
     import time
     save, at = torch.save, []
     def slow(state, path): at.append(state['step']); time.sleep(0.6); save(state, path)
-    monkeypatch.setattr(ft.torch, 'save', slow)
+    monkeypatch.setattr(torch, 'save', slow)
     quick = finetune(FinetuneConfig('x', output_dir=tmp_path, **(SMALL | dict(num_steps=60))), False)
     assert at == [10, 60] and (tmp_path/'x'/'best.safetensors').exists()
-    monkeypatch.setattr(ft.torch, 'save', save)
+    monkeypatch.setattr(torch, 'save', save)
     assert finetune(FinetuneConfig('y', output_dir=tmp_path, **(SMALL | dict(num_steps=60))), False).test_loss == quick.test_loss
 
 
@@ -173,7 +176,7 @@ def test_what_bfloat16_would_gain_is_said(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch.ops.mkldnn, '_is_mkldnn_bf16_supported', lambda: True)
     weights = {}
     for gain, kw in ((1.74, {}), (1.1, {}), (1.74, dict(bf16=True)), (None, {})):
-        if gain: monkeypatch.setattr(ft, 'bf16_gain', lambda learn: gain)
+        if gain: monkeypatch.setattr('vit_course.tools.train.bf16_gain', lambda learn: gain)
         else: monkeypatch.undo()
         name = f'{gain}{len(kw)}'
         finetune(FinetuneConfig(name, output_dir=tmp_path, set=dict(drop=0.1), **(SMALL | kw)), progress=False)
@@ -187,7 +190,7 @@ def test_bf16_gain_leaves_all_as_it_was():
     learn = get_learner(FinetuneConfig('a', set=dict(drop=0.1), **SMALL))
     before, rng = {k: v.clone() for k, v in learn.model.state_dict().items()}, torch.get_rng_state()
     learn.model.eval()
-    gain = ft.bf16_gain(learn, seconds=0.001)
+    gain = device.bf16_gain(learn, seconds=0.001)
     assert 0 < gain < 100 and torch.equal(torch.get_rng_state(), rng) and not learn.model.training and learn.dls.train.step == 0
     assert all(p.grad is None for p in learn.model.parameters())
     for k, v in learn.model.state_dict().items(): assert torch.equal(v, before[k])

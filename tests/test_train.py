@@ -130,9 +130,8 @@ def test_loss_that_is_not_a_number(fast_main, tmp_path):
 
 @pytest.mark.skipif(sys.platform == 'win32' or os.geteuid() == 0 and not Path('/dev/full').exists(), reason='needs /dev/full or a full disk')
 def test_no_space_left(fast_main, tmp_path, monkeypatch):
-    import vit_course.finetune as ft
     def full(*a, **k): raise OSError(28, 'No space left on device', str(tmp_path/'output'/'x'/'last'))
-    monkeypatch.setattr(ft.torch, 'save', full)
+    monkeypatch.setattr(torch, 'save', full)
     status, out, err = fast_main('--name', 'x', *QUICK, '--num_steps', 4)
     assert status == 2 and 'No space left on device' in err and '--resume' in err and err.count('\n') == 1
     assert not list((tmp_path/'output'/'x').rglob('*.tmp'))

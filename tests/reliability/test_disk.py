@@ -61,12 +61,12 @@ def test_read_only_disk(tmp_path, whole):
 
 def stop_after(lines):
     "What Ctrl-C does, after so many evaluations."
-    from vit_course.finetune import RunFolder
-    write, calls = RunFolder.write, []
+    from vit_course.tools.run_folder import RunFolderCallback
+    write, calls = RunFolderCallback.write, []
     def stopping(self, row):
         write(self, row); calls.append(1)
-        if len(calls) == lines: self.stop = True
-    RunFolder.write = stopping
+        if len(calls) == lines: self.learn.run_guard.stop = True
+    RunFolderCallback.write = stopping
 
 
 def quota(size):
@@ -96,15 +96,15 @@ def test_clock_set_back(tmp_path, whole):
 
 def remove(what, line):
     "Take something away just before the nth line is written."
-    from vit_course.finetune import RunFolder
-    write, calls = RunFolder.write, []
+    from vit_course.tools.run_folder import RunFolderCallback
+    write, calls = RunFolderCallback.write, []
     def removing(self, row):
         calls.append(1)
         if len(calls) == line:
-            p = self.path/what
+            p = self.folder.path/what
             shutil.rmtree(p) if p.is_dir() else p.unlink()
         write(self, row)
-    RunFolder.write = removing
+    RunFolderCallback.write = removing
 
 
 GONE = {'.': 'No such file', '..': 'No such file', 'last': None, 'metrics.csv': None, 'config.json': None}
@@ -135,9 +135,9 @@ def test_two_runs_on_one_name(tmp_path, whole):
 
 
 def slowly():
-    from vit_course.finetune import Schedule
-    step = Schedule.before_step
-    Schedule.before_step = lambda self: (time.sleep(0.1), step(self))
+    from vit_course.callbacks import StepSchedule
+    step = StepSchedule.before_step
+    StepSchedule.before_step = lambda self: (time.sleep(0.1), step(self))
 
 
 def damage(path, how, rng):
@@ -168,9 +168,9 @@ def fix_name(run, name):
 
 def killed_after():
     "Die when the first state is in its place."
-    from vit_course.finetune import RunFolder
-    save = RunFolder.save
-    RunFolder.save = lambda self: (save(self), die())
+    from vit_course.tools.run_folder import RunFolderCallback
+    save = RunFolderCallback.save
+    RunFolderCallback.save = lambda self: (save(self), die())
 
 
 def test_good_state_outlives_the_damaged_one(tmp_path):

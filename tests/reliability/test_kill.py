@@ -44,14 +44,14 @@ def in_a_state(nth):
 
 def in_a_line(nth):
     "Die with half a line in metrics.csv."
-    from vit_course.finetune import RunFolder
-    write, calls = RunFolder.write, []
+    from vit_course.tools.run_folder import RunFolderCallback
+    write, calls = RunFolderCallback.write, []
     def half(self, row):
         calls.append(1)
         if len(calls) < nth: return write(self, row)
-        with open(self.path/'metrics.csv', 'a') as f: f.write(f"{row['step']},{row['images']},2.3")
+        with open(self.folder.table, 'a') as f: f.write(f"{row['step']},{row['images']},2.3")
         die()
-    RunFolder.write = half
+    RunFolderCallback.write = half
 
 
 def in_a_pass(images):
@@ -76,7 +76,7 @@ def at_random(seconds):
     timer = threading.Timer(seconds, die); timer.daemon = True; timer.start()
 
 
-CALL = 'vit_course.finetune.'
+RUN, TRAIN = 'vit_course.tools.run_folder.RunFolderCallback', 'vit_course.tools.train'
 MOMENTS = {                                                   # in this order, in one run; * in the quick form, too
     'making the folder': (at_call, 'pathlib.Path.mkdir', 1),
     'before config.json is in its place': (at_place, 'config.json'),
@@ -85,24 +85,24 @@ MOMENTS = {                                                   # in this order, i
     'first validation': (in_a_pass, 143),
     'half a first line *': (in_a_line, 1),
     'line without TensorBoard': (at_call, 'torch.utils.tensorboard.SummaryWriter.add_scalar', 1),
-    'TensorBoard without a state': (at_call, f'{CALL}RunFolder.save', 1),
+    'TensorBoard without a state': (at_call, f'{RUN}.save', 1),
     'best not in its place': (at_call, 'vit_course.checkpoints.save_file', 1, True),
     'best without a state': (at_place, 'best.safetensors', True),
     'half of a first state *': (in_a_state, 1),
     'first state not flushed': (at_call, 'os.fsync', 4),      # config, best twice, state
     'first state in its place *': (at_place, 'state.pt', True),
-    'building the model': (at_call, f'{CALL}create_vit', 1),
+    'building the model': (at_call, 'vit_course.finetune.create_vit', 1),
     'reading the state': (at_call, 'torch.load', 1),
     'state taken up in part *': (at_call, 'torch.optim.Optimizer.load_state_dict', 1),
     'dropping lines': (at_place, 'metrics.csv'),
-    'an optimizer step': (at_call, f'{CALL}Schedule.before_step', 4),
+    'an optimizer step': (at_call, 'vit_course.callbacks.StepSchedule.before_step', 4),
     'half a line': (in_a_line, 2),
     'half of a state *': (in_a_state, 2),
     'the last state moved, the new one not *': (at_place, 'previous.pt', True),
     'the new state in its place': (at_place, 'state.pt', True),
     'validation *': (in_a_pass, 143),
-    'end of training': (at_call, f'{CALL}_finish', 1),
-    'loading the best': (at_call, f'{CALL}load_weights', 1),
+    'end of training': (at_call, f'{TRAIN}._finish', 1),
+    'loading the best': (at_call, f'{TRAIN}.load_weights', 1),
     'test *': (in_a_pass, 359),
     'before result.json is in its place *': (at_place, 'result.json'),
 }

@@ -16,12 +16,12 @@ def resident(): return psutil.Process().memory_info().rss
 
 def weigh(path):
     "Write the memory of the process down, every tenth step."
-    from vit_course.finetune import RunFolder
-    look = RunFolder.look
-    def looking(self, done, n):
+    from vit_course.tools.run_folder import RunGuard
+    look = RunGuard.look
+    def looking(self, done):
         with open(path, 'a') as f: f.write(f'{resident()}\n')
-        look(self, done, n)
-    RunFolder.look = looking
+        look(self, done)
+    RunGuard.look = looking
 
 
 def growth(numbers):
@@ -42,10 +42,10 @@ def test_soak(tmp_path):
 
 def study(folder, n, said):
     import torch
-    import vit_course.finetune as ft
+    from vit_course.tools import throughput
     from vit_course.experiments import run_sweep
     os.chdir(folder); torch.set_num_threads(1)
-    ft.matmul_rate = lambda *a: 1e10
+    throughput.peak_flops = lambda *a: 1e10
     with open(said, 'w') as f:
         def show(line, **kw): print(resident(), line, file=f, flush=True)
         run_sweep('many', dict(learning_rate=[1e-4 * (i + 1) for i in range(n)]), seeds=1, show=show,

@@ -4,7 +4,9 @@ import json, math, re
 import pytest, torch
 from PIL import Image
 from runs import FULL
-from vit_course.finetune import Callback, Diverged, FinetuneConfig, finetune, get_learner, vit_train
+from fastai.callback.core import Callback
+from vit_course.finetune import FinetuneConfig, finetune, get_learner, vit_train
+from vit_course.tools.run_folder import DivergenceError
 
 SMALL = dict(model_type='testing', device='cpu', train_batch_size=8, num_steps=60, eval_every=5)
 
@@ -51,7 +53,7 @@ FAULTS = {   # what goes wrong: the event, what is done there, settings, the cau
 def test_15_faults_are_noticed_within_ten_steps(tmp_path, fault, begins):
     event, what, settings, cause, remedy = FAULTS[fault]
     cfg = FinetuneConfig('a', output_dir=str(tmp_path), **(SMALL | settings))
-    with pytest.raises(Diverged) as e: finetune(cfg, progress=False, learner=lambda cfg: get_learner(cfg).add_cb(spoil(event, what)(begins)))
+    with pytest.raises(DivergenceError) as e: finetune(cfg, progress=False, learner=lambda cfg: get_learner(cfg).add_cb(spoil(event, what)(begins)))
     said = str(e.value)
     assert re.search(cause, said) and remedy in said and '\n' not in said, said
     noticed = int(re.search(r'step (\d+)', said)[1])
@@ -68,7 +70,7 @@ def test_15_faults_are_noticed_within_ten_steps(tmp_path, fault, begins):
                                        (dict(optimizer='sgd', learning_rate=1e4, max_grad_norm=0., warmup_steps=0), 'loss is'),
                                        (dict(optimizer='sgd', learning_rate=1e30, warmup_steps=0), 'loss is')])
 def test_settings_that_come_to_nothing(tmp_path, kw, cause):
-    with pytest.raises(Diverged, match=cause) as e: finetune(FinetuneConfig('a', output_dir=str(tmp_path), **(SMALL | kw)), progress=False)
+    with pytest.raises(DivergenceError, match=cause) as e: finetune(FinetuneConfig('a', output_dir=str(tmp_path), **(SMALL | kw)), progress=False)
     assert int(re.search(r'step (\d+)', str(e.value))[1]) <= 12
 
 

@@ -5,7 +5,8 @@ from dataclasses import fields, replace
 import pytest
 from PIL import Image
 from runs import FULL, STEPS, needs_fork, remains, same, watch
-from vit_course.finetune import FREE, ConfigError, FinetuneConfig, Interrupted, finetune
+from vit_course.finetune import FinetuneConfig, Interrupted, finetune
+from vit_course.tools.config import FREE, ConfigError
 
 SMALL = dict(model_type='testing', device='cpu', train_batch_size=8, num_steps=6, eval_every=2)
 OTHER = dict(dataset='cifar10', model_type='ViT-digits', img_size=32, optimizer='sgd', decay_type='linear', fp16_opt_level='O1', fast=('patches',), set=dict(depth=1), min_area=0.5)
@@ -15,8 +16,9 @@ ALLOWED = dict(gradient_accumulation_steps=2, eval_batch_size=7, grad_checkpoint
 def stopped(**kw):
     "A run that has been stopped after its second step."
     def learner(cfg):
-        from vit_course.finetune import Callback, get_learner
-        return get_learner(cfg).add_cb(type('StopHere', (Callback,), dict(order=80, after_batch=lambda s: setattr(s.learn.run_folder, 'stop', s.training and s.learn.run_folder.step == 2)))())
+        from fastai.callback.core import Callback
+        from vit_course.finetune import get_learner
+        return get_learner(cfg).add_cb(type('StopHere', (Callback,), dict(order=80, after_batch=lambda s: setattr(s.learn.run_guard, 'stop', s.training and s.learn.run_folder.step == 2)))())
     cfg = FinetuneConfig('a', **(SMALL | kw))
     with pytest.raises(Interrupted): finetune(cfg, progress=False, learner=learner)
     return replace(cfg, resume=True)

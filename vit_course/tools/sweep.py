@@ -6,17 +6,20 @@
 __all__ = ['SETTINGS', 'Range', 'parse_value', 'parse_grid', 'parameter_grid', 'show_value', 'show_settings', 'point_name',
            'run_name', 'trial_config', 'open_storage', 'Heartbeats', 'Claim', 'Plan', 'TrialQueue', 'run_sweep']
 
-# %% ../../nbs/tools/sweep.ipynb #51634ef8
+# %% ../../nbs/tools/sweep.ipynb #280e292c
 import contextlib, hashlib, io, itertools, json, multiprocessing
-import os, re, socket, sys, threading, time, typing
+import os, re, socket, sys, threading, time, typing, warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
 import torch
-from fastai.callback.core import Callback
+with warnings.catch_warnings():
+    warnings.simplefilter('ignore', FutureWarning)
+    from fastai.callback.core import Callback
 from ..checkpoints import CheckpointError
 from ..data import DataError
-from ..finetune import Busy, Diverged, Interrupted, finetune, write_json
+from ..finetune import finetune
 from .config import FREE, ConfigError, TrialConfig
+from .run_folder import DivergenceError, Interrupted, RunLockedError, write_json
 from .runs import SweepError, lists_to_tuples
 from .trials import resolve_trial, trial_learner
 from ..vit import ViTConfig
@@ -435,11 +438,11 @@ def _make(job, queue, claim):
     try:
         with queue.heartbeats.beating(claim): r = _train(job, claim)
     except _LostError: return None
-    except Busy:                    # who was taken for dead is alive, and still at it
+    except RunLockedError:          # who was taken for dead is alive, and still at it
         queue.finish(claim)
         time.sleep(queue.heartbeats.grace_period / 2)
         return None
-    except Diverged as e:
+    except DivergenceError as e:
         queue.finish(claim, problem=str(e))
         return str(e).split(':')[0]
     except torch.OutOfMemoryError:

@@ -6,10 +6,13 @@
 __all__ = ['resolve_trial', 'MixUpLabelSmoothing', 'shuffle_patches', 'ShufflePatches', 'SmallResNet', 'resnet_like',
            'trial_learner']
 
-# %% ../../nbs/tools/trials.ipynb #44f0d09e
-import functools, math
+# %% ../../nbs/tools/trials.ipynb #2f319bae
+import functools, math, warnings
 import torch
-from fastai.callback.core import Callback
+with warnings.catch_warnings():
+    warnings.simplefilter('ignore', FutureWarning)
+    from fastai.callback.core import Callback
+    from fastai.data.core import DataLoaders
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models.resnet import BasicBlock, conv1x1
@@ -118,7 +121,6 @@ def _splits(dataset, data_dir, size): return load_splits(dataset, data_dir, size
 
 def _trial_dls(cfg): # complete
     "As `get_dls` makes them, with a share of the training images, mirrored or not."
-    from fastai.data.core import DataLoaders
     size = pair(cfg.img_size)
     s = _splits(cfg.dataset, cfg.data_dir, size)
     keep = slice(None)
