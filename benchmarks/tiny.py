@@ -20,11 +20,12 @@ from common import ROOT, table, write_result
 from fastai.callback.core import Callback
 from vit_course.checkpoints import load_checkpoint, save_checkpoint
 from vit_course.data import Batches, DataError
-from vit_course.experiments import TrialConfig, perturb, trial_learner
 from vit_course.finetune import finetune
-from vit_course.tools.config import ConfigError, decay_start, resolve_config
+from vit_course.studies import perturb
+from vit_course.tools.config import ConfigError, TrialConfig, decay_start, resolve_config
 from vit_course.tools.run_folder import Interrupted
 from vit_course.tools.shortcuts import PatchDropout
+from vit_course.tools.trials import trial_learner
 from vit_course.vit import count_parameters, create_vit
 
 NAME = 'vit-tiny-4-cifar10'

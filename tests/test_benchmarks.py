@@ -101,5 +101,5 @@ def test_all_of_it_in_three_calls():
     lists = {n.targets[0].id: ast.literal_eval(n.value) for n in ast.parse((ROOT/'benchmarks'/'gpu_all.py').read_text()).body
              if isinstance(n, ast.Assign) and isinstance(n.value, ast.List) and isinstance(n.targets[0], ast.Name)}
     import pretrained
-    from vit_course.experiments import STUDIES
+    from vit_course.studies import STUDIES
     assert {s.split()[0] for s in lists['SPEED']} == set(gpu.PARTS) and set(lists['PRETRAINED']) == {*pretrained.PARTS, 'linear'} and set(lists['STUDIES']) <= set(STUDIES)

@@ -98,7 +98,7 @@ HARD = {'nested quotes': '> '*3000 + 'x', 'nested lists': '\n'.join('  '*i + '- 
 def test_hard_answers(name, tmp_path, in_process, monkeypatch):
     "`vit_report --answers` with text that is hard to read: a PDF, or one line."
     monkeypatch.setattr(R, 'execute', lambda nb, folder, **kw: nb)
-    monkeypatch.setattr(R, 'PATIENCE', 10)
+    monkeypatch.setattr('vit_course.tools.typesetting.PANDOC_TIMEOUT', 10)
     (tmp_path/'output').mkdir(); (tmp_path/'a.md').write_text(f'# Why patches?\n\n{HARD[name]}\n\n# Why not pixels?\n\nBecause.\n')
     with at_most(120): status, out, err = in_process(vit_report, '--lastname', 'Ada', '--answers', 'a.md')
     assert status in (0, 2) and 'Traceback' not in err and all(line.isprintable() for line in err.splitlines()), err

@@ -168,7 +168,7 @@ def test_the_report_refuses(strangers, in_process, run, tmp_path):
 def test_the_report_uses(strangers, in_process, run, tmp_path, monkeypatch):
     "The worst names go through the whole report, from the folder to the PDF, as text; the others through the figures' own reader."
     pytest.importorskip('typst'); pytest.importorskip('pypandoc'); pypdf = pytest.importorskip('pypdf')
-    from vit_course.report import find_runs, pictures_for, vit_report
+    from vit_course.report import find_runs, images_for, vit_report
     folder, kinds = strangers
     found, worst = find_runs(run)[0][0], ('<script>alert(1)<.png', '#read("x").png', '![x](y).png', '\udcff\udcfe.png', '\x1b[2J\x1b[31mred.png', '$x^2$ \\input{x}.png', 'two\nlines.png', 'a|b.png')
     (tmp_path/'worst').mkdir()
@@ -181,4 +181,4 @@ def test_the_report_uses(strangers, in_process, run, tmp_path, monkeypatch):
     for i in range(0, len(good), 8):
         (tmp_path/f'g{i}').mkdir()
         for p in good[i:i + 8]: os.link(os.path.realpath(p), tmp_path/f'g{i}'/os.path.basename(p))
-        assert [shown.shape for _, shown in pictures_for(found, tmp_path/f'g{i}')] == [(16, 16, 3)]*len(good[i:i + 8])
+        assert [shown.shape for _, shown in images_for(found, tmp_path/f'g{i}')] == [(16, 16, 3)]*len(good[i:i + 8])

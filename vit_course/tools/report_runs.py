@@ -11,9 +11,11 @@ import csv, json, re, shlex
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
-from ..experiments import STUDIES, believable, format_table, plot_results, read_json
-from ..experiments import read_runs, results_table, show_value, untuple
-from ..finetune import FREE, RECIPES, FinetuneConfig
+from ..experiments import format_table, plot_results, results_table
+from ..studies import STUDIES
+from .config import FREE, RECIPES, FinetuneConfig
+from .runs import lists_to_tuples, read_json, read_runs, validate
+from .sweep import show_value
 from .typesetting import LINES, STYLE, WIDTH, Code, Figure, ReportError
 from .typesetting import Table, escape
 from ..vit import CONFIGS
@@ -45,7 +47,7 @@ def _check_run(config, result, metrics):
     settings = {k: v for k, v in config.items() if k != 'set'} | config['set']
     points = [(row['step'], row[k], 0) for row in metrics
               for k in ('train_loss', 'valid_loss', 'valid_accuracy')]
-    believable(settings, result, points)
+    validate(settings, result, points)
 
 def _read_metrics(path):
     "One dictionary of numbers an evaluation."
@@ -160,7 +162,7 @@ def _as_trial(run):
     "A run as chapter 8 takes it."
     settings = {k: v for k, v in run.settings.items() if k != 'set'} | run.config['set']
     settings['pretrained_dir'] = Path(settings.get('pretrained_dir') or '').name or None
-    trial = dict(settings=untuple(settings), point=None, seed=run.config['seed'])
+    trial = dict(settings=lists_to_tuples(settings), point=None, seed=run.config['seed'])
     return trial | {k: run.result[k] for k in _NUMBERS}
 
 def _in_one_column(rows, keys):
