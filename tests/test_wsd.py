@@ -14,7 +14,7 @@ SMALL = dict(model_type='testing', device='cpu', eval_every=10, train_batch_size
 class StopAt(Callback):
     order = 80
     def __init__(self, step): self.at = step
-    def after_batch(self): self.learn.run_guard.stop |= self.training and self.dls.train.step + 1 == self.at
+    def after_batch(self): self.learn.run_guard.stop |= self.training and self.dls.train.step + 2 == self.at
 
 
 def run(path, name, stop=None, **kw):
