@@ -6,20 +6,23 @@ import numpy as np
 import pytest, torch
 from conftest import ROOT
 
-from vit_course import experiments as ex
-from vit_course.finetune import ConfigError, FinetuneConfig, Interrupted, finetune
+from fastai.callback.core import Callback
+from vit_course import experiments as ex, studies as st
+from vit_course.finetune import Interrupted, finetune
+from vit_course.tools import runs, sweep, trials
+from vit_course.tools.config import ConfigError, FinetuneConfig, TrialConfig
 
 SMALL = dict(dataset='digits', model_type='testing', img_size=8, min_area=0.8, num_steps=12, eval_every=6, device='cpu', set=dict(patch_size=2))
 STUDIES = sorted((ROOT/'report'/'results').glob('study_*.json'))
 
 
-def run(tmp_path, cfg, **kw): return finetune(replace(cfg, output_dir=str(tmp_path), **kw), progress=False, learner=ex.trial_learner)
+def run(tmp_path, cfg, **kw): return finetune(replace(cfg, output_dir=str(tmp_path), **kw), progress=False, learner=trials.trial_learner)
 
 
 def test_vit_train_does_not_resume_what_it_cannot_do(tmp_path):
-    run(tmp_path, ex.TrialConfig('soft', mixup=0.2, **SMALL))
+    run(tmp_path, TrialConfig('soft', mixup=0.2, **SMALL))
     with pytest.raises(ConfigError, match='mixup was 0.2, is None'): finetune(FinetuneConfig('soft', output_dir=str(tmp_path), resume=True, **SMALL))
-    run(tmp_path, ex.TrialConfig('plain', **SMALL))
+    run(tmp_path, TrialConfig('plain', **SMALL))
     (tmp_path/'plain'/'result.json').unlink()
     assert finetune(FinetuneConfig('plain', output_dir=str(tmp_path), resume=True, **SMALL), progress=False).steps == 12     # an ordinary run
     assert json.loads((tmp_path/'soft'/'config.json').read_text())['mixup'] == 0.2
@@ -27,40 +30,40 @@ def test_vit_train_does_not_resume_what_it_cannot_do(tmp_path):
 
 @pytest.mark.parametrize('kw', [dict(arch='resnet'), dict(mixup=0.4, label_smoothing=0.1), dict(shuffle_patches=2, train_share=0.1, flip=True)], ids=str)
 def test_a_stopped_trial_goes_on_as_if_nothing_had_happened(tmp_path, kw):
-    class StopAt(ex.Callback):
+    class StopAt(Callback):
         order = 80
         def after_batch(self): self.learn.run_folder.stop |= self.training and self.learn.run_folder.step + 2 == 9
-    cfg = ex.TrialConfig('whole', **SMALL, **kw)
+    cfg = TrialConfig('whole', **SMALL, **kw)
     whole = run(tmp_path, cfg)
     with pytest.raises(Interrupted):
-        finetune(replace(cfg, name='stopped', output_dir=str(tmp_path)), progress=False, learner=lambda c: ex.trial_learner(c).add_cb(StopAt()))
+        finetune(replace(cfg, name='stopped', output_dir=str(tmp_path)), progress=False, learner=lambda c: trials.trial_learner(c).add_cb(StopAt()))
     again = run(tmp_path, cfg, name='stopped', resume=True)
     a, b = (torch.load(tmp_path/n/'last'/'state.pt', weights_only=True)['model'] for n in ('whole', 'stopped'))
     assert all(torch.equal(a[k], b[k]) for k in a) and whole.test_loss == again.test_loss
 
 
 def test_best_weights_of_a_resnet_come_back(tmp_path):
-    cfg = ex.TrialConfig('cnn', arch='resnet', **SMALL)
+    cfg = TrialConfig('cnn', arch='resnet', **SMALL)
     result = run(tmp_path, cfg)
-    rows = ex.robustness(tmp_path, dict(shift=[1]))
+    rows = st.robustness(tmp_path, dict(shift=[1]))
     assert rows[0]['accuracy'] == pytest.approx(result.test_accuracy) and len(rows) == 2
-    assert ex.robustness(tmp_path, {}, train_share=1.) == []
+    assert st.robustness(tmp_path, {}, train_share=1.) == []
 
 
 def test_lines_of_a_run_that_saved_nothing_are_dropped(tmp_path):
     (tmp_path/'killed').mkdir()
     (tmp_path/'killed'/'metrics.csv').write_text('step,images\n6,384\n')          # killed between its first line and its first state
-    run(tmp_path, ex.TrialConfig('killed', resume=True, **SMALL))
+    run(tmp_path, TrialConfig('killed', resume=True, **SMALL))
     assert [line.split(',')[0] for line in (tmp_path/'killed'/'metrics.csv').read_text().splitlines()] == ['step', '6', '12']
 
 
 @pytest.mark.parametrize('kw, words', [(dict(train_share=0.), 'train_share'), (dict(mixup=-1.), 'mixup'), (dict(mixup=math.nan), 'mixup'), (dict(label_smoothing=1.), 'label_smoothing'),
                                        (dict(shuffle_patches=3), 'must divide'), (dict(arch='vgg'), 'arch'), (dict(arch='resnet', freeze=True), 'freeze')], ids=str)
 def test_settings_that_cannot_work(kw, words):
-    with pytest.raises(ConfigError, match=words): ex.check_trial(ex.TrialConfig('x', **SMALL, **kw))
+    with pytest.raises(ConfigError, match=words): trials.resolve_trial(TrialConfig('x', **SMALL, **kw))
 
 
-def made(settings, seed, valid, test): return dict(settings=settings, point=ex.point_name(settings), seed=seed, valid_accuracy=valid, test_accuracy=test, seconds=1., images_per_second=2.,
+def made(settings, seed, valid, test): return dict(settings=settings, point=sweep.point_name(settings), seed=seed, valid_accuracy=valid, test_accuracy=test, seconds=1., images_per_second=2.,
                                                    parameters=3, curve=[[1, valid, 1.]])
 
 
@@ -92,30 +95,30 @@ def test_formats():
     latex = ex.format_table(t, 'latex')
     assert r'pos\_embed' in latex and not re.search(r'(?<!\\)[_%]', latex.replace(r'\_', '').replace(r'\%', ''))
     assert len(ex.format_table(t, 'csv').splitlines()) == 5
-    with pytest.raises(ex.SweepError, match='markdown, csv or latex'): ex.format_table(t, 'html')
+    with pytest.raises(runs.SweepError, match='markdown, csv or latex'): ex.format_table(t, 'html')
 
 
 def test_names_of_runs():
-    assert ex.run_name({}, 1) == 'base-seed1' and ex.run_name(dict(a=1, b=2.), 3) == ex.run_name(dict(b=2., a=1), 3) == 'a=1+b=2-seed3'
-    long = ex.run_name(dict(pretrained_dir='x'*300), 1)
-    assert len(long) < 130 and long != ex.run_name(dict(pretrained_dir='x'*301), 1)
+    assert sweep.run_name({}, 1) == 'base-seed1' and sweep.run_name(dict(a=1, b=2.), 3) == sweep.run_name(dict(b=2., a=1), 3) == 'a=1+b=2-seed3'
+    long = sweep.run_name(dict(pretrained_dir='x'*300), 1)
+    assert len(long) < 130 and long != sweep.run_name(dict(pretrained_dir='x'*301), 1)
 
 
-def test_perturbed_pictures():
+def test_perturbed_images():
     x = torch.rand(3, 3, 8, 8)
     for kind, amount in (('shuffle', 4), ('shift', 2), ('hide', .5)):
-        y = ex.perturb(x, kind, amount, seed=1)
-        assert y.shape == x.shape and torch.equal(y, ex.perturb(x, kind, amount, seed=1)) and not torch.equal(y, x)
-    with pytest.raises(ValueError, match='shuffle, shift or hide'): ex.perturb(x, 'blur', 1)
+        y = st.perturb(x, kind, amount, seed=1)
+        assert y.shape == x.shape and torch.equal(y, st.perturb(x, kind, amount, seed=1)) and not torch.equal(y, x)
+    with pytest.raises(ValueError, match='shuffle, shift or hide'): st.perturb(x, 'blur', 1)
 
 
-@pytest.mark.parametrize('name', ex.STUDIES)
+@pytest.mark.parametrize('name', st.STUDIES)
 def test_studies_can_be_run(name):
-    study = ex.STUDIES[name]
+    study = st.STUDIES[name]
     assert study.question.endswith('?') and set(study.points) == set(study.base) == set(study.seeds) == {'tiny', 'laptop', 'gpu'}
     for size, points in study.points.items():
-        assert len({ex.point_name(p) for p in points}) == len(points) >= 3
-        for p in points: ex.trial_config(p, 1, study.base[size], 'output')
+        assert len({sweep.point_name(p) for p in points}) == len(points) >= 3
+        for p in points: sweep.trial_config(p, 1, study.base[size], 'output')
     assert min(study.seeds.values()) >= 2 and study.seeds['laptop'] >= 3
 
 
@@ -125,8 +128,8 @@ def test_committed_results(path):
     assert re.fullmatch('[0-9a-f]{40}', d['commit']) and re.fullmatch(r'\d{4}-\d\d-\d\d', d['date']) and d['device'] and d['command'].startswith('python benchmarks/studies.py')
     assert '/tmp' not in text and '/home' not in text and '/work' not in text
     name, size = d['study'].rsplit('_', 1)
-    study = ex.STUDIES[name]
-    asked = {ex.point_name(p) for p in study.points[size]}
+    study = st.STUDIES[name]
+    asked = {sweep.point_name(p) for p in study.points[size]}
     seeds = range(1, max(r['seed'] for r in d['runs']) + 1)
     assert len(seeds) >= 3 and asked == set(d['points']) and {(r['point'], r['seed']) for r in d['runs']} == {(p, s) for p in asked for s in seeds}
     table = ex.results_table(path)

@@ -5,9 +5,10 @@ import pytest
 from conftest import ROOT
 
 FLOOR = {'patches': 1, 'attention': 1, 'encoder': 2, 'vit': 3, 'checkpoints': 4, 'attention_maps': 4.5, 'data': 4, 'finetune': 5,
-         'explorer': 5, 'experiments': 6, 'report': 7, 'assignments': .5, 'tools.doctor': 0}
+         'explorer': 5, 'experiments': 6, 'report': 7, 'tools.doctor': 0,
+         'teach.sandbox': .1, 'teach.editions': .2, 'teach.grading': .3, 'teach.assignments': .4}
 LAZY = {('attention_maps', 'explorer')}   # inside of a function, for `vit_attention --html`
-ALONE = {'tools.doctor', 'assignments'}   # load no torch
+ALONE = {'tools.doctor', 'teach.sandbox', 'teach.editions', 'teach.grading', 'teach.assignments'}   # load no torch
 
 
 def name_of(path): return '.'.join(path.relative_to(ROOT/'vit_course').with_suffix('').parts)
@@ -35,7 +36,7 @@ def test_imports_go_down(module):
         if ours and (module, name) not in LAZY: assert FLOOR[name] < FLOOR[module], f'{module} imports {name}, which is not below it'
 
 
-@pytest.mark.parametrize('module', [m for m in MODULES if FLOOR[m] <= 3 and m != 'assignments'])
+@pytest.mark.parametrize('module', [m for m in MODULES if FLOOR[m] <= 3 and not m.startswith('teach.')])
 def test_model_needs_torch_alone(module):
     allowed = set(sys.stdlib_module_names) | ({'torch'} if FLOOR[module] else {'psutil', 'packaging', 'torch', 'torchvision'})
     assert {name for ours, name in imported(module) if not ours} <= allowed

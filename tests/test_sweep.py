@@ -12,18 +12,19 @@ QUICK = ['--model_type', 'testing', '--img_size', '8', '--set', 'patch_size=2', 
 @pytest.fixture
 def sweep(in_process):
     "vit_sweep in this process: (status, stdout, stderr)."
-    from vit_course.experiments import vit_sweep
+    from vit_course.studies import vit_sweep
     return functools.partial(in_process, vit_sweep)
 
 
-def board(folder, storage=None):
+def trials_of(folder, storage=None):
     "What a study's storage says of itself: [(run, state, value)]."
-    from vit_course.experiments import Board, open_storage
-    trials = Board(folder.name, open_storage(storage or f"sqlite:///{folder/'study.db'}")).trials()
+    from vit_course.tools.sweep import TrialQueue, open_storage
+    storage = open_storage(storage or f"sqlite:///{folder/'study.db'}")
+    trials = TrialQueue(folder.name, storage).trials()
     return [(t.user_attrs.get('run'), t.state.name, t.value) for t in trials]
 
 
-def complete(folder, storage=None): return Counter(run for run, state, _ in board(folder, storage) if state == 'COMPLETE')
+def complete(folder, storage=None): return Counter(run for run, state, _ in trials_of(folder, storage) if state == 'COMPLETE')
 
 
 MISTAKES = [
@@ -101,7 +102,7 @@ def test_study_and_its_table(sweep, tmp_path):
     assert status == 2 and 'eval_every was 6, is 5' in err and err.count('\n') == 1
 
 
-@pytest.mark.parametrize('name', ['steps', 'batch', 'precision'])          # chapter 8 runs the others
+@pytest.mark.parametrize('name', ['steps', 'batch', 'precision'])          # lesson 08b runs the others
 def test_tiny_study(sweep, tmp_path, name):
     status, out, err = sweep(name, '--size', 'tiny', '--seeds', 1, '--device', 'cpu')
     assert status == 0 and len(list((tmp_path/'output'/f'{name}_tiny').glob('*/result.json'))) == 3, err
@@ -112,13 +113,13 @@ def test_a_loss_that_is_not_a_number_is_an_answer(sweep, tmp_path):
     args = ['mine', '--grid', 'learning_rate=0.001,1e30', '--seeds', 1, *QUICK[:-2], '--max_grad_norm', 0, '--optimizer', 'sgd', '--num_steps', 20, '--eval_every', 10]
     status, out, err = sweep(*args)
     assert status == 0 and 'the loss is' in out, err
-    assert sorted(state for _, state, _ in board(tmp_path/'output'/'mine')) == ['COMPLETE', 'FAIL']
+    assert sorted(state for _, state, _ in trials_of(tmp_path/'output'/'mine')) == ['COMPLETE', 'FAIL']
     assert '[' not in sweep(*args)[1]                          # and is not tried again
 
 
 def start(tmp_path, *args):
     env = os.environ | {'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
-    return subprocess.Popen([sys.executable, '-m', 'vit_course.experiments', *map(str, args), *QUICK], cwd=tmp_path, env=env,
+    return subprocess.Popen([sys.executable, '-m', 'vit_course.studies', *map(str, args), *QUICK], cwd=tmp_path, env=env,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -146,7 +147,7 @@ def test_killed_and_started_again(tmp_path):
     assert done == {f: f.stat().st_mtime_ns for f in done}                            # what was finished was left alone
     with open(second/'metrics.csv') as f: assert [int(r['step']) for r in csv.DictReader(f)] == list(range(10, 101, 10))
     assert len(began) > 3 and (second/'metrics.csv').read_text().splitlines()[:3] == began[:3]      # seconds and all: it went on instead of beginning again
-    values = {run: value for run, state, value in board(folder) if state == 'COMPLETE'}
+    values = {run: value for run, state, value in trials_of(folder) if state == 'COMPLETE'}
     for f in folder.glob('*/result.json'): assert json.loads(f.read_text())['valid_accuracy'] == pytest.approx(values[f.parent.name])
 
 
@@ -173,12 +174,12 @@ def test_jobs_and_a_journal(tmp_path):
 
 CLAIM = """
 import sys
-from vit_course.experiments import Board, open_storage
-board = Board('race', open_storage(sys.argv[1]), **({'space': dict(depth=[1, 2, 3, 4, 5, 6, 7, 8]), 'n': 6, 'seeds': (1, 2, 3)} if sys.argv[2] == 'search' else
+from vit_course.tools.sweep import TrialQueue, open_storage
+queue = TrialQueue('race', open_storage(sys.argv[1]), **({'space': dict(depth=[1, 2, 3, 4, 5, 6, 7, 8]), 'n': 6, 'seeds': (1, 2, 3)} if sys.argv[2] == 'search' else
               {'grid': [(dict(depth=d), s) for d in range(10) for s in (1, 2, 3)]}))
-while claim := board.claim():
+while claim := queue.claim():
     print(claim.settings['depth'], claim.seed, flush=True)
-    board.finish(claim, 0.5)
+    queue.finish(claim, 0.5)
 """
 
 
