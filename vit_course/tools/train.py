@@ -165,7 +165,9 @@ def _announce(learn, cfg):
     print(f"{cfg.num_steps} steps of {cfg.train_batch_size} · {cfg.optimizer}, learning rate "
           f"{cfg.learning_rate:g} · {precision} on {_device_name(cfg.device)}", flush=True)
     if cfg.device == 'cpu' and not (cfg.fp16 or cfg.bf16) and _has_bf16():
-        gain = bf16_gain(learn)
+        try:
+            with memory_errors(): gain = bf16_gain(learn)
+        except torch.OutOfMemoryError: gain = 0.           # the first step will say what fits
         if gain > 1.2: note(f"--bf16 is about {gain:.1f} times as fast here")
     if cfg.warmup_steps >= cfg.num_steps:
         note(f"the warm-up of {cfg.warmup_steps} steps is as long as the run; "
