@@ -13,7 +13,7 @@ import torch
 from .checkpoints import CheckpointError
 from .data import DataError
 from .experiments import format_table, results_table, run_sweep
-from .finetune import Interrupted, load_weights
+from .tools.run_folder import Interrupted, load_weights
 from .patches import patchify, unpatchify
 from .tools.config import ConfigError, TrialConfig, add_settings
 from .tools.doctor import OneLineParser
