@@ -8,9 +8,10 @@ from conftest import ROOT
 
 from fastai.callback.core import Callback
 from vit_course import experiments as ex, studies as st
-from vit_course.finetune import Interrupted, finetune
+from vit_course.finetune import finetune
 from vit_course.tools import runs, sweep, trials
 from vit_course.tools.config import ConfigError, FinetuneConfig, TrialConfig
+from vit_course.tools.run_folder import Interrupted
 
 SMALL = dict(dataset='digits', model_type='testing', img_size=8, min_area=0.8, num_steps=12, eval_every=6, device='cpu', set=dict(patch_size=2))
 STUDIES = sorted((ROOT/'report'/'results').glob('study_*.json'))

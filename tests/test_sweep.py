@@ -1,5 +1,5 @@
 "`vit_sweep` as a person uses it: mistakes, killing and going on, several processes on one study."
-import csv, functools, io, json, os, subprocess, sys, time
+import csv, functools, io, json, os, subprocess, sys, threading, time
 from collections import Counter
 
 import pytest
@@ -202,3 +202,190 @@ def test_a_race_without_training(tmp_path, storage, what):
     assert set(made.values()) == {1}
     if what == 'grid': assert len(made) == 30
     else: assert len(made) % 3 == 0 and 3 <= len(made) <= 18 and Counter(line.split()[1] for line in made) == {s: len(made)//3 for s in '123'}
+
+
+# --- what Optuna does not do, and the queue does. Where the first half of such a test fails, Optuna
+# has learned it, and the queue may shrink.
+
+pytestmark = pytest.mark.filterwarnings('ignore::optuna.exceptions.ExperimentalWarning',
+                                        'ignore:Heartbeat of storage:UserWarning')
+
+
+def optuna_study(storage):
+    import optuna
+    return optuna.create_study(study_name='alone', storage=storage, load_if_exists=True)
+
+
+def id_of(storage, number): return storage.get_trial_id_from_study_id_trial_number(1, number)
+
+
+def states(study): return [t.state.name for t in study.get_trials()]
+
+
+def queue_on(storage, **kw):
+    from vit_course.tools.sweep import TrialQueue, open_storage
+    return TrialQueue('ours', open_storage(storage), grid=[(dict(depth=1), 1)], **kw)
+
+
+@pytest.fixture
+def url(tmp_path): return f"sqlite:///{tmp_path/'queue.db'}"
+
+
+def test_two_who_enqueue_the_same_run(url, monkeypatch):
+    "`enqueue_trial(skip_if_exists=True)` looks, then writes. The queue looks again after that."
+    one, two = optuna_study(url), optuna_study(url)
+    def late(trial, add=one.add_trial):
+        two.enqueue_trial({}, skip_if_exists=True)
+        add(trial)
+    monkeypatch.setattr(one, 'add_trial', late)
+    one.enqueue_trial({}, skip_if_exists=True)
+    assert states(one) == ['WAITING'] * 2
+
+    slow, fast = queue_on(url), queue_on(url)
+    claims = []
+    def late(trial, add=slow.study.add_trial):
+        claims.append(fast.claim())
+        add(trial)
+    monkeypatch.setattr(slow.study, 'add_trial', late)
+    claims.append(slow.claim())
+    assert claims[0].settings == dict(depth=1) and claims[1] is None
+    fast.finish(claims[0], 0.5)
+    assert slow.claim() is None and slow.counts() == (1, 1, 0)
+
+
+@pytest.mark.parametrize('ours', [False, True])
+def test_two_who_take_the_same_trial(url, monkeypatch, ours):
+    "SQLite locks at the first write, when both have read that it waits; `open_storage` locks before."
+    import optuna
+    from vit_course.tools.sweep import open_storage
+    storages = [open_storage(url) if ours else optuna.storages.RDBStorage(url) for _ in range(2)]
+    one, two = map(optuna_study, storages)
+    one.enqueue_trial({})
+    taken, check = [], storages[0].check_trial_is_updatable
+    other = threading.Thread(target=lambda: taken.append(two.ask().number))
+    def late(*args): # between reading and writing
+        other.start()
+        other.join(2)
+        check(*args)
+    monkeypatch.setattr(storages[0], 'check_trial_is_updatable', late)
+    taken.append(one.ask().number)
+    other.join(60)
+    assert sorted(taken) == ([0, 1] if ours else [0, 0])       # 1: a new trial, since none waits
+
+
+@pytest.mark.parametrize('kind', ['sqlite', 'journal'])
+def test_heartbeats_in_every_storage(url, tmp_path, kind):
+    "Optuna has them for databases alone; and what they say after the end is heard by nobody."
+    import optuna
+    storage = f"journal:{tmp_path/'queue.log'}" if kind == 'journal' else url
+    if kind == 'journal':
+        backend = optuna.storages.journal.JournalFileBackend(str(tmp_path/'alone.log'))
+        assert not hasattr(optuna.storages.JournalStorage(backend), 'record_heartbeat')
+    else:
+        alone = optuna.storages.RDBStorage(url, heartbeat_interval=1)
+        study = optuna_study(alone)
+        number = study.ask().number
+        study.tell(number, state=optuna.trial.TrialState.FAIL)         # somebody took it for dead
+        alone.record_heartbeat(id_of(alone, number))                    # and not a word
+
+    one, two = (queue_on(storage, grace_period=3) for _ in range(2))
+    claim = one.claim()
+    one.note(claim.trial, worker=['elsewhere', 1])                      # as if on another machine
+    with one.heartbeats.beating(claim):
+        for _ in range(10):
+            assert two.claim() is None
+            time.sleep(0.5)
+    assert not claim.lost
+    assert two.claim() is None                                          # has seen the last beat
+    time.sleep(3.2)                                                     # silence
+    assert two.claim().settings == claim.settings
+    with one.heartbeats.beating(claim): time.sleep(1.5)
+    assert claim.lost
+
+
+DEATH = """
+import os, signal, sys
+from test_sweep import queue_on
+queue_on(sys.argv[1]).claim()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='Windows has no SIGKILL')
+def test_killed_before_the_first_heartbeat(url):
+    "Optuna waits for ever for who never showed a sign of life; a process that is gone is dead at once."
+    import optuna
+    study = optuna_study(optuna.storages.RDBStorage(url, heartbeat_interval=1, grace_period=1))
+    study.ask()
+    time.sleep(2.1)
+    optuna.storages.fail_stale_trials(study)
+    assert states(study) == ['RUNNING']
+
+    env = os.environ | {'PYTHONPATH': f"{ROOT}{os.pathsep}{ROOT/'tests'}"}
+    p = subprocess.run([sys.executable, '-c', DEATH, url], env=env, capture_output=True, text=True,
+                       timeout=200)
+    assert p.returncode == -9, p.stderr
+    queue = queue_on(url, grace_period=3600)
+    assert states(queue.study) == ['RUNNING']
+    assert queue.claim().settings == dict(depth=1) and states(queue.study) == ['FAIL', 'RUNNING']
+
+
+def test_dying_while_the_dead_are_buried(url, monkeypatch):
+    "Optuna fails the stale trial, then enqueues it: whoever dies in between takes the run with him."
+    import optuna
+    def dies(*args, **kw): raise KeyboardInterrupt
+    storage = optuna.storages.RDBStorage(url, heartbeat_interval=1, grace_period=1,
+                                         heartbeat_stale_trial_callback=dies)
+    study = optuna_study(storage)
+    storage.record_heartbeat(id_of(storage, study.ask().number))
+    time.sleep(2.1)
+    with pytest.raises(KeyboardInterrupt): optuna.storages.fail_stale_trials(study)
+    assert states(study) == ['FAIL']                                    # and nothing waits
+
+    one, two = queue_on(url), queue_on(url)
+    claim = one.claim()
+    here = claim.trial.user_attrs['worker'][0]
+    one.note(claim.trial, worker=[here, 2**22 + 1])                     # a process that is gone
+    monkeypatch.setattr(one.study, 'enqueue_trial', dies)
+    with pytest.raises(KeyboardInterrupt): one.claim()
+    assert states(two.study) == ['FAIL'] and two.claim().settings == dict(depth=1)
+
+
+@pytest.mark.parametrize('kind', ['sqlite', 'journal'])
+def test_a_study_of_the_first_version(url, tmp_path, kind):
+    "What the first version wrote: every state, a dead worker, a search whose points are lists in JSON."
+    import optuna
+    from vit_course.tools.sweep import Range, TrialQueue, open_storage
+    where = url if kind == 'sqlite' else f"journal:{tmp_path/'queue.log'}"
+    S, kw = optuna.trial.TrialState, dict(direction='maximize')
+    study = optuna.create_study(study_name='before', storage=open_storage(where), **kw)
+    def trial(state, value=None, size=(2, 4), seed=1, **attrs):
+        run = f"patch_size={'x'.join(map(str, size))}-seed{seed}"
+        attrs |= dict(run=run, settings=dict(patch_size=size), seed=seed)
+        study.add_trial(optuna.create_trial(state=state, value=value, user_attrs=attrs))
+    trial(S.COMPLETE, 0.5, worker=['there', 1], beat=3, test_accuracy=0.4, seconds=2.)
+    trial(S.FAIL, worker=['there', 1], problem='the loss is nan: no more', seed=2)
+    trial(S.RUNNING, worker=['there', 1], beat=7, size=(4, 4))
+    trial(S.WAITING, size=(4, 4), seed=2)
+    grid = [(dict(patch_size=p), s) for s in (1, 2) for p in ((2, 4), (4, 4))]
+    queue = TrialQueue('before', open_storage(where), grid=grid, grace_period=0.2)
+    assert queue.counts() == (2, 4, 1)
+    claim = queue.claim()
+    assert (claim.settings, claim.seed) == (dict(patch_size=(4, 4)), 2)           # what waited
+    queue.finish(claim, 0.7)
+    assert queue.claim() is None                                        # the other one may still be alive
+    time.sleep(0.3)
+    claim = queue.claim()
+    assert (claim.settings, claim.seed) == (dict(patch_size=(4, 4)), 1)
+    queue.finish(claim, 0.6)
+    assert queue.counts() == (4, 4, 0) and queue.claim() is None
+
+    study = optuna.create_study(study_name='searched', storage=open_storage(where), **kw)
+    attrs = dict(run='depth=3-seed1', settings=dict(depth=3), seed=1, leader=True, worker=['x', 1])
+    depth = optuna.distributions.IntDistribution(1, 4)
+    chosen = dict(params=dict(depth=3), distributions=dict(depth=depth))
+    study.add_trial(optuna.create_trial(state=S.COMPLETE, value=0.5, user_attrs=attrs, **chosen))
+    space = dict(depth=Range(1, 4, whole=True))
+    queue = TrialQueue('searched', open_storage(where), space=space, n=1, seeds=(1, 2))
+    claim = queue.claim()
+    assert (claim.settings, claim.seed) == (dict(depth=3), 2) and queue.counts() == (1, 2, 1)
