@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT
 from vit_course.teach import sandbox
-from vit_course.teach.assignments import build_assignment, vit_assign
+from vit_course.teach.assignments import build_assignment
+from vit_course.tools.commands import vit_assign
 from vit_course.teach.editions import AssignmentError, PARTS, bound_and_used, directive, find_exercises, graded_names
 from vit_course.teach.editions import package_without, pieces, plain_edition, student_package
 from vit_course.teach.grading import add_up, cells_of, grade_notebook, grade_submission, read_course, read_submission
@@ -317,7 +318,7 @@ def answer(exercise, what): return next(code for _, e, w, code in answers('01_pa
     (('grade', 'empty', '--out', 'x', '--lessons', LESSONS, '--tests', HIDDEN, '--no_sandbox'), 'no folders')])
 def test_bad_arguments_are_one_line(command, tmp_path, args, complaint):
     (tmp_path/'empty').mkdir()
-    status, out, err = command('teach.assignments', *args)
+    status, out, err = command('vit_assign', *args)
     lines = [l for l in err.splitlines() if 'no sandbox:' not in l]
     assert status == 2 and len(lines) == 1 and complaint in lines[0], err
     assert sorted(o.name for o in tmp_path.iterdir()) == ['empty']

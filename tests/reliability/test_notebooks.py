@@ -8,11 +8,11 @@ from conftest import ROOT
 from test_pictures import at_most
 from test_report import EVIL, pages
 
-from vit_course.teach.assignments import vit_assign
+from vit_course.tools.commands import vit_assign
 from vit_course.teach.sandbox import sandbox_problem
 
 from vit_course import report as R
-from vit_course.report import vit_report
+from vit_course.tools.commands import vit_report
 
 
 # --- the grader
