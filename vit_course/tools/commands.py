@@ -21,6 +21,7 @@ def _formatter(prog):
     try: from rich_argparse import RawDescriptionRichHelpFormatter as Formatter
     except ImportError: return argparse.RawDescriptionHelpFormatter(prog)
     Formatter.text_markup = False              # brackets are brackets
+    Formatter.group_name_formatter = str       # usage, not Usage: as argparse has it
     return Formatter(prog)
 
 class _Completion(argparse.Action):
@@ -36,6 +37,7 @@ def _make_parser(name, description, *examples):
                       epilog='\n  '.join(['examples:', *examples]))
     p.add_argument('--version', action='version', version=f'{name} {__version__}')
     p.add_argument('--print_completion', action=_Completion, choices=('bash', 'zsh'),
+                   default=argparse.SUPPRESS,
                    help='print what makes this shell complete the command')
     return p
 

@@ -211,7 +211,7 @@ def examine():
     for name in PACKAGES:
         broken = errors.get('torch') or versions['torch'] is None
         skip = name == 'torchvision' or (name == 'fastai' and broken) # fastai without torch: one illness, one line
-        module = 'fastai.learner' if name == 'fastai' else name
+        module = 'fastai.learner' if name == 'fastai' else name.replace('-', '_')
         errors[name] = '' if skip or versions[name] is None else problem(importlib.import_module, module)
         yield check_package(name, versions[name], wanted.get(name, ''), errors[name])
     if versions['torch'] and not errors['torch']:
