@@ -8,7 +8,8 @@ FLOOR = {'patches': 1, 'attention': 1, 'encoder': 2, 'vit': 3, 'checkpoints': 4,
          'explorer': 5, 'experiments': 6, 'report': 7, 'tools.doctor': 0,
          'teach.sandbox': .1, 'teach.editions': .2, 'teach.grading': .3, 'teach.assignments': .4}
 LAZY = {('attention_maps', 'explorer')}   # inside of a function, for `vit_attention --html`
-ALONE = {'tools.doctor', 'teach.sandbox', 'teach.editions', 'teach.grading', 'teach.assignments'}   # load no torch
+ALONE = {'tools.doctor', 'teach.sandbox', 'teach.editions', 'teach.grading', # load no torch
+         'teach.assignments'}
 
 
 def name_of(path): return '.'.join(path.relative_to(ROOT/'vit_course').with_suffix('').parts)
@@ -36,7 +37,8 @@ def test_imports_go_down(module):
         if ours and (module, name) not in LAZY: assert FLOOR[name] < FLOOR[module], f'{module} imports {name}, which is not below it'
 
 
-@pytest.mark.parametrize('module', [m for m in MODULES if FLOOR[m] <= 3 and not m.startswith('teach.')])
+@pytest.mark.parametrize('module', [m for m in MODULES
+                                    if FLOOR[m] <= 3 and not m.startswith('teach.')])
 def test_model_needs_torch_alone(module):
     allowed = set(sys.stdlib_module_names) | ({'torch'} if FLOOR[module] else {'psutil', 'packaging', 'torch', 'torchvision'})
     assert {name for ours, name in imported(module) if not ours} <= allowed
