@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 from common import ROOT, table, write_result
+from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
-from vit_course.finetune import FinetuneConfig, complete, get_learner, make_optimizer
+from vit_course.finetune import FinetuneConfig, get_learner
 
 JOBS = {'ViT-digits': 64, 'ViT-tiny_4': 128}     # images in a batch
 KINDS = {'matrix products': ('mm', 'linear', 'matmul', 'baddbmm'), 'attention kernel': ('scaled_dot_product', 'flash'),
@@ -20,9 +21,15 @@ KINDS = {'matrix products': ('mm', 'linear', 'matmul', 'baddbmm'), 'attention ke
          'copies and casts': ('copy_', '_to_copy', 'cat', 'clone', 'contiguous'), 'optimizer, clipping': ('adamw', 'foreach', 'norm')}
 
 
-def config(name, bf16, steps): return complete(FinetuneConfig(
+def config(name, bf16, steps): return FinetuneConfig(
     'step', dataset='digits', model_type=name, bf16=bf16, train_batch_size=JOBS[name], num_steps=10**9, eval_every=steps,
-    warmup_steps=10, min_area=0.8, device='cpu', optimizer='adamw', learning_rate=1e-3, weight_decay=0.05))
+    warmup_steps=10, min_area=0.8, device='cpu', optimizer='adamw', learning_rate=1e-3, weight_decay=0.05, img_size=8 if name == 'ViT-digits' else 32)
+
+
+class Stopwatch(Callback):
+    "Seconds of training, evaluation left out."
+    def before_train(self): self.start = time.perf_counter()
+    def after_train(self): self.seconds = time.perf_counter() - self.start
 
 
 class Ours:
@@ -30,16 +37,17 @@ class Ours:
     def __init__(self, name, bf16, steps):
         self.learn = get_learner(config(name, bf16, steps))
         self.learn.remove_cb(ProgressCallback)
+        self.stopwatch = Stopwatch()
+        self.learn.add_cb(self.stopwatch)
     def __call__(self):
-        meter = self.learn.meter
-        before = meter.seconds
         with self.learn.no_logging(): self.learn.fit(1)
-        return meter.seconds - before
+        return self.stopwatch.seconds
 
 
 class Loop:
     "A model in the shortest loop that does the same."
     def __init__(self, model, name, bf16, steps):
+        from vit_course.tools.optimizers import make_optimizer   # not in the version before
         cfg = config(name, bf16, steps)
         self.model, self.steps, self.bf16, self.dls = model.train(), steps, bf16, get_learner(cfg).dls
         self.opt = make_optimizer(model, cfg.optimizer, cfg.learning_rate, cfg.weight_decay)

@@ -6,7 +6,8 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'passive')     # more threads than core
 import torch
 from common import ROOT, table, write_result
 from fastai.callback.progress import ProgressCallback
-from vit_course.finetune import Callback, FinetuneConfig, get_learner
+from fastai.callback.core import Callback
+from vit_course.finetune import FinetuneConfig, get_learner
 
 p = argparse.ArgumentParser(description=__doc__)
 p.add_argument('--steps', type=int, default=60); p.add_argument('--seeds', type=int, default=3); p.add_argument('--model', default='ViT-digits')

@@ -3,13 +3,14 @@ order, and writes report/results/fast_digits.json. `--steps N --seeds N`. (On pi
 import argparse, statistics, tempfile
 
 from common import ROOT, table, write_result
-from vit_course.finetune import FAST, FinetuneConfig, finetune
+from vit_course.finetune import FinetuneConfig, finetune
+from vit_course.tools.config import CHOICES
 
 p = argparse.ArgumentParser(description=__doc__)
 p.add_argument('--steps', type=int, default=600); p.add_argument('--seeds', type=int, default=3); p.add_argument('--model', default='ViT-digits'); p.add_argument('--dataset', default='digits')
 p.add_argument('--data_dir', default='data'); p.add_argument('--out', default=ROOT/'report'/'results'/'fast_digits.json')
 args = p.parse_args()
-variants = {'none': ((), 0.), 'patches': (('patches',), 0.), 'drop_path 0.2': ((), 0.2), 'drop_path 0.2, depth': (('depth',), 0.2), 'size': (('size',), 0.), 'all, drop_path 0.2': (FAST, 0.2)}
+variants = {'none': ((), 0.), 'patches': (('patches',), 0.), 'drop_path 0.2': ((), 0.2), 'drop_path 0.2, depth': (('depth',), 0.2), 'size': (('size',), 0.), 'all, drop_path 0.2': (CHOICES['fast'], 0.2)}
 runs = {k: [] for k in variants}
 with tempfile.TemporaryDirectory() as folder:
     for seed in range(1, args.seeds + 1):

@@ -19,9 +19,11 @@ import torch
 from common import ROOT, table, write_result
 from peers import PEERS, make
 from torch.nn import functional as F
-from vit_course import finetune as ft
 from vit_course.data import ImageSet, TrainBatches
-from vit_course.finetune import FinetuneConfig, get_learner, limits, make_optimizer, matmul_rate, try_compile
+from vit_course.finetune import FinetuneConfig, finetune, get_learner
+from vit_course.tools.device import COMPILE_FROM, try_compile
+from vit_course.tools.optimizers import make_optimizer
+from vit_course.tools.throughput import peak_flops, peak_memory, roofline
 from vit_course.vit import CONFIGS, count_flops
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -84,7 +86,7 @@ def compiled(model, how, x, args):
 def versus(args, training):
     x, y = batch(args, args.batch)
     variants = [(p, 'eager') for p in PEERS] + [('this', 'blocks')] + [(p, 'whole') for p in PEERS]
-    flops, rate, out = count_flops(CONFIGS[args.model]) * (3 if training else 1), matmul_rate(DEVICE, BF16), []
+    flops, rate, out = count_flops(CONFIGS[args.model]) * (3 if training else 1), peak_flops(DEVICE, BF16), []
     for group in (variants[:len(PEERS)], variants[len(PEERS):]):             # compiled ones hold memory: one group at a time
         jobs = {}
         for peer, how in group:
@@ -99,7 +101,7 @@ def versus(args, training):
 
 
 def part_rate(args):
-    return dict(rows=[dict(dtype=str(t).split('.')[1]) | limits(DEVICE, t) for t in (torch.float32, BF16, torch.float16)])
+    return dict(rows=[dict(dtype=str(t).split('.')[1]) | roofline(DEVICE, t) for t in (torch.float32, BF16, torch.float16)])
 
 
 def part_train(args): return versus(args, True)
@@ -119,8 +121,8 @@ def part_compile(args):
         saved = eager - t
         rows.append(dict(how=how, compile_seconds=first - t, eager_ms=1e3*eager, compiled_ms=1e3*t, speedup=eager/t, pays_after_steps=(first - t)/saved if saved > 0 else None,
                          pays_after_seconds=(first - t)/saved*eager if saved > 0 else None))
-    rate = matmul_rate(DEVICE, BF16)
-    return dict(batch=args.batch, rows=rows, rule_says_from_seconds=ft.COMPILE_FROM, seconds_at_half_rate_of_a_step=3*count_flops(CONFIGS[args.model])*args.batch/(rate/2))
+    rate = peak_flops(DEVICE, BF16)
+    return dict(batch=args.batch, rows=rows, rule_says_from_seconds=COMPILE_FROM, seconds_at_half_rate_of_a_step=3*count_flops(CONFIGS[args.model])*args.batch/(rate/2))
 
 
 def compiled_lazily(model, how, args):
@@ -161,7 +163,7 @@ def part_end2end(args):
     before = seconds_of(step, args)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        r = ft.finetune(replace(cfg, output_dir=folder, compile=not args.smoke), progress=False, learner=lambda c: learner(c, n, v))
+        r = finetune(replace(cfg, output_dir=folder, compile=not args.smoke), progress=False, learner=lambda c: learner(c, n, v))
         whole = time.perf_counter() - start
     synthetic = statistics.mean([before, seconds_of(step, args)])            # before and after: a GPU gets warm
     rows = [dict(what='steps on synthetic pictures', seconds=synthetic*steps, images_per_second=args.batch/synthetic, share=1.),
@@ -225,7 +227,7 @@ def part_waits(args):
         found = []
         cfg = replace(config(args, num_steps=40, eval_every=20, train_batch_size=8), output_dir='-', compile=False, **kw)
         with tempfile.TemporaryDirectory() as folder:
-            ft.finetune(replace(cfg, output_dir=folder), progress=False, learner=lambda c: learner(c, 100, 20).add_cb(Count()))
+            finetune(replace(cfg, output_dir=folder), progress=False, learner=lambda c: learner(c, 100, 20).add_cb(Count()))
         last = found[-1]                                          # the second pass: all is warm
         rows.append(dict(precision=name, waits_in_20_steps=len(last), where='; '.join(sorted(set(last)))))
     return dict(rows=rows)
@@ -256,7 +258,7 @@ def part_memory(args):
             step = step_of(m, x, y); step()
             if GPU: torch.cuda.reset_peak_memory_stats()
             t = seconds(step, args.steps)
-            rows.append(dict(batch=n, recompute=recompute, ms=1e3*t, peak_bytes=ft.peak_memory(DEVICE)))
+            rows.append(dict(batch=n, recompute=recompute, ms=1e3*t, peak_bytes=peak_memory(DEVICE)))
             del m, step
     return dict(rows=rows)
 

@@ -16,8 +16,9 @@ from torch.nn import functional as F
 from vit_course.attention_maps import SCALES
 from vit_course.checkpoints import load_checkpoint
 from vit_course.data import get_dls
-from vit_course.experiments import Soften, TrialConfig
-from vit_course.finetune import complete, finetune, get_learner
+from vit_course.finetune import finetune, get_learner
+from vit_course.tools.config import TrialConfig, resolve_config
+from vit_course.tools.trials import MixUpLabelSmoothing
 from vit_course.vit import create_vit
 
 HOMEWORK = dict(optimizer='sgd', learning_rate=3e-2, weight_decay=0., num_steps=5000, warmup_steps=500, train_batch_size=64, eval_every=100, min_area=0.05)
@@ -39,7 +40,7 @@ def loaders(cfg):
 
 def learner(cfg):
     learn = get_learner(cfg, loaders(cfg))
-    return learn.add_cb(Soften(learn.dls.c, cfg.label_smoothing)) if cfg.label_smoothing else learn
+    return learn.add_cb(MixUpLabelSmoothing(learn.dls.c, cfg.label_smoothing)) if cfg.label_smoothing else learn
 
 
 def seconds_to(folder, share):
@@ -61,7 +62,7 @@ def train(name, settings, args):
 def linear(args):
     "Features of every picture once, then a head by L-BFGS; the weight decay is chosen on validation."
     start = time.perf_counter()
-    cfg = complete(TrialConfig('linear', **(args.base | dict(num_steps=1, min_area=1.))))
+    cfg = resolve_config(TrialConfig('linear', **(args.base | dict(num_steps=1, min_area=1.))))
     dls = loaders(cfg)
     model = create_vit(cfg.model_type, cfg.img_size, num_classes=0, **cfg.set)
     if cfg.pretrained_dir: load_checkpoint(model, cfg.pretrained_dir)

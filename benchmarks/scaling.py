@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from common import ROOT, table, write_result
-from vit_course.finetune import limits
+from vit_course.tools.throughput import roofline
 from vit_course.vit import count_flops, count_parameters, create_vit
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -105,5 +105,5 @@ if __name__ == '__main__':
     axes[0].set_ylabel('share of the largest'); axes[0].legend(frameon=False)
     Path(args.out).mkdir(parents=True, exist_ok=True)
     fig.savefig(Path(args.out)/f'scaling_{DEVICE}.png', dpi=80)
-    write_result(Path(args.out)/f'scaling_{DEVICE}.json', model=SMALL, base=base, threads=torch.get_num_threads(), sweeps=results, exponents=exponents, limits=limits(DEVICE),
+    write_result(Path(args.out)/f'scaling_{DEVICE}.json', model=SMALL, base=base, threads=torch.get_num_threads(), sweeps=results, exponents=exponents, limits=roofline(DEVICE),
                  links=links, on_paper=paper)

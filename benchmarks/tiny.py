@@ -20,8 +20,12 @@ from common import ROOT, table, write_result
 from fastai.callback.core import Callback
 from vit_course.checkpoints import load_checkpoint, save_checkpoint
 from vit_course.data import Batches, DataError
-from vit_course.experiments import TrialConfig, perturb, trial_learner
-from vit_course.finetune import ConfigError, Interrupted, complete, decay_start, drop_patches, finetune
+from vit_course.finetune import finetune
+from vit_course.studies import perturb
+from vit_course.tools.config import ConfigError, TrialConfig, decay_start, resolve_config
+from vit_course.tools.run_folder import Interrupted
+from vit_course.tools.shortcuts import PatchDropout
+from vit_course.tools.trials import trial_learner
 from vit_course.vit import count_parameters, create_vit
 
 NAME = 'vit-tiny-4-cifar10'
@@ -29,12 +33,12 @@ CHANGES = dict(none=[0], shuffle=[16, 8, 4], shift=[2, 4, 8], hide=[0.25, 0.5, 0
 
 
 class Late(Callback):
-    "Half of the patches of each picture until a step (`drop_patches` of chapter 7), and all of them from there on."
+    "Half of the patches of each picture until a step (`PatchDropout`), and all of them from there on."
     order = -10
     def __init__(self, until): self.until = until
-    def before_fit(self): drop_patches(self.model)
+    def before_fit(self): PatchDropout.attach(self.model)
     def before_batch(self):
-        if self.training: self.model.drop.train(self.dls.train.step < self.until)     # where the hook of `drop_patches` looks
+        if self.training: self.model.drop.train(self.dls.train.step < self.until)     # where its hook looks
 
 
 def learner(cfg, half):
@@ -96,4 +100,4 @@ if __name__ == '__main__':
             cfg = replace(cfg, num_steps=args.num_steps)
         result = finetune(cfg, learner=lambda c: learner(c, args.half_the_patches))
     except (ConfigError, DataError, Interrupted) as e: print(f'tiny.py: {e}', file=sys.stderr); sys.exit(2)
-    ship(complete(cfg), result, args)
+    ship(resolve_config(cfg), result, args)

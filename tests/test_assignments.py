@@ -5,14 +5,19 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
-from vit_course.assignments import (AssignmentError, Limits, PARTS, Student, build_assignment, can_jail, cells_of, count, directive,
-                                    find_exercises, grade_notebook, grade_submission, graded_names, package_without, pieces, plain, read_course,
-                                    read_submission, run_test, vit_assign, write_grades)
+from vit_course.teach import sandbox
+from vit_course.teach.assignments import build_assignment
+from vit_course.tools.commands import vit_assign
+from vit_course.teach.editions import AssignmentError, PARTS, bound_and_used, directive, find_exercises, graded_names
+from vit_course.teach.editions import package_without, pieces, plain_edition, student_package
+from vit_course.teach.grading import add_up, cells_of, grade_notebook, grade_submission, read_course, read_submission
+from vit_course.teach.grading import run_test, write_grades
+from vit_course.teach.sandbox import Limits, Student, sandbox_problem
 
 LESSONS, HIDDEN = ROOT/'nbs', ROOT/'hidden_tests'
 COURSE = read_course(LESSONS, HIDDEN)
-NO_JAIL = can_jail()
-in_jail = pytest.mark.skipif(bool(NO_JAIL), reason=f"students' code cannot be jailed here: {NO_JAIL}")
+NO_SANDBOX = sandbox_problem()
+in_sandbox = pytest.mark.skipif(bool(NO_SANDBOX), reason=f"students' code cannot be locked in here: {NO_SANDBOX}")
 SHORT = Limits(run=5, call=2, answers=6, cpu=6, memory=2**29)
 
 
@@ -21,7 +26,7 @@ def answers(name):
     parts = re.split(r'^# %% (.*)\n', (ROOT/'tests'/'answers'/name).read_text(encoding='utf-8'), flags=re.M)[1:]
     return [(*head.split(', ', 2), code) for head, code in zip(parts[::2], parts[1::2])]
 
-def made(lesson, solution=False): return plain(lesson, pieces(COURSE.lessons[lesson], COURSE.exercises[lesson]), solution)
+def made(lesson, solution=False): return plain_edition(lesson, pieces(COURSE.lessons[lesson], COURSE.exercises[lesson]), solution)
 def sources(nb): return [''.join(c['source']) for c in json.loads(nb)['cells'] if c['cell_type'] == 'code']
 
 def namespace(codes):
@@ -114,11 +119,11 @@ def test_students_edition_has_no_solution(lesson):
 
 
 @pytest.mark.parametrize('name', [f'{e.id}' for o in COURSE.exercises.values() for e in o if not e.manual])
-def test_package_of_the_jail_has_no_solution(name):
+def test_package_of_the_sandbox_has_no_solution(name):
     lesson, e = next((lesson, e) for lesson, o in COURSE.exercises.items() for e in o if e.id == name)
     names = graded_names(COURSE.lessons[lesson], [e])
     files = package_without(names)
-    assert not any('assignments' in f for f in files)
+    assert 'vit_course/tools/doctor.py' in files and not any('/teach/' in f for f in files)
     for f, data in files.items():
         if not f.endswith('.py'): continue
         for node in ast.parse(data).body:
@@ -131,8 +136,7 @@ def test_nbdev_takes_the_line_out():
     assert source.count('#| exercise id=') == 3
     cells = NBProcessor(LESSONS/'01_patches.ipynb').nb.cells # as the documentation sees them
     assert not [c for c in cells if 'exercise id=' in c.source and c.cell_type == 'code']
-    for p in (ROOT/'vit_course').glob('*.py'):
-        if p.stem != 'assignments': assert 'exercise id=' not in p.read_text(encoding='utf-8')
+    for p in (ROOT/'vit_course').rglob('*.py'): assert 'exercise id=' not in p.read_text(encoding='utf-8')
 
 
 @pytest.mark.parametrize('line, complaint', [
@@ -151,7 +155,7 @@ def test_heading_and_line_must_agree():
 
 # --- the code of strangers -------------------------------------------------------------------------------------------
 
-@in_jail
+@in_sandbox
 @pytest.mark.parametrize('lesson', sorted(BANKS))
 def test_perfect_and_empty(lesson):
     taken = package_without(graded_names(COURSE.lessons[lesson], COURSE.exercises[lesson]))
@@ -163,7 +167,7 @@ def test_perfect_and_empty(lesson):
 
 HOSTILE = re.split(r'^# %% (.*)\n', (ROOT/'tests'/'answers'/'hostile.py').read_text(encoding='utf-8'), flags=re.M)[1:]
 
-@in_jail
+@in_sandbox
 @pytest.mark.parametrize('what, code', list(zip(HOSTILE[::2], HOSTILE[1::2])), ids=HOSTILE[::2])
 def test_hostile(what, code, tmp_path, monkeypatch):
     hidden = tmp_path/'hidden_tests'/'01_patches.py'
@@ -186,7 +190,7 @@ def test_hostile(what, code, tmp_path, monkeypatch):
     assert not list(Path('/tmp').glob('vit_assign_*/work'))
 
 def strangers():
-    "Processes of students that outlived their jail: below our host, or below nobody. (Other tests may run beside this one.)"
+    "Processes of students that outlived their sandbox: below our host, or below nobody. (Other tests may run beside this one.)"
     for _ in range(50):
         out, parent, host = [], {}, Student._host[0].pid
         for p in Path('/proc').glob('[0-9]*'):
@@ -198,7 +202,7 @@ def strangers():
     return out
 
 
-@in_jail
+@in_sandbox
 def test_a_crash_costs_one_exercise_only():
     code = sources(made('01_patches', True)) + ['import os\ndef unpatchify(*a, **k): os._exit(1)']
     tests = [t for t in COURSE.tests['01_patches'] if t.name in ('square', 'one_image', 'flat_patches')]
@@ -207,7 +211,7 @@ def test_a_crash_costs_one_exercise_only():
         'patchify one_image': False, 'patchify flat_patches': False, 'unpatchify square': True, 'patch_embed square': False}
 
 
-@in_jail
+@in_sandbox
 def test_nothing_is_left_open(tmp_path):
     code = """import os, stat
 def kinds(): return sorted(os.readlink(f'/proc/self/fd/{n}').split(':')[0] for n in os.listdir('/proc/self/fd') if os.path.lexists(f'/proc/self/fd/{n}'))
@@ -225,7 +229,7 @@ def environment(): return dict(os.environ)
     assert 'SECRET_OF_THE_GRADER' not in environment and str(ROOT) not in str(environment)
 
 
-@in_jail
+@in_sandbox
 def test_magic_display_and_plots_are_no_error():
     code = ['%matplotlib inline\nimport matplotlib.pyplot as plt\nplt.plot([1, 2]); plt.show()', '%%time\na = 1', '!ls', 'a', 'f"{a}"\nimport torch']
     tests = [t for t in COURSE.tests['01_patches'] if t.name == 'one_image']
@@ -234,12 +238,12 @@ def test_magic_display_and_plots_are_no_error():
 
 
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='macOS and Windows do not limit memory')
-def test_without_a_jail_the_limits_hold():
+def test_without_a_sandbox_the_limits_hold():
     tests = [t for t in COURSE.tests['01_patches'] if t.name in ('one_image', 'rectangles')]
     for code in ('def patchify(x, p):\n    while True: pass', 'import torch\ndef patchify(x, p): return torch.ones(2**33)',
                  'def patchify(x, p):\n    while True: print("a"*1000)'):
         start = time.monotonic()
-        results, _ = grade_notebook([code], tests[:1], jail=False, limits=Limits(run=60, call=3, memory=2**30))
+        results, _ = grade_notebook([code], tests[:1], sandbox=False, limits=Limits(run=60, call=3, memory=2**30))
         assert results[0][1] and time.monotonic() - start < 40, results
 
 
@@ -264,7 +268,7 @@ def test_links_are_not_followed(tmp_path):
     with pytest.raises(AssignmentError, match='too large'): read_submission(mine)
 
 
-@in_jail
+@in_sandbox
 def test_grade_from_the_command_line(capsys, tmp_path):
     def command(*args):
         status = vit_assign([str(o) for o in args])
@@ -307,15 +311,15 @@ def answer(exercise, what): return next(code for _, e, w, code in answers('01_pa
 
 @pytest.mark.parametrize('args, complaint', [
     ((), 'required'), (('build',), '--out'), (('build', '--out', 'x', '--lessons', 'nowhere'), 'no exercises'), (('grade', '--out', 'x'), 'submissions'),
-    (('build', '--out', '.'), 'exists'), (('grade', 'empty', '--out', 'x', '--lessons', LESSONS, '--tests', HIDDEN, '--no_jail', '--jobs', '0'), 'at least 1'), (('build', '--out', 'a/b/c', '--lessons', LESSONS), 'is no folder'),
+    (('build', '--out', '.'), 'exists'), (('grade', 'empty', '--out', 'x', '--lessons', LESSONS, '--tests', HIDDEN, '--no_sandbox', '--jobs', '0'), 'at least 1'), (('build', '--out', 'a/b/c', '--lessons', LESSONS), 'is no folder'),
     (('build', '--out', 'x', '--edition', 'word'), 'invalid choice'), (('grade', 'empty', '--out', 'x', '--limit', 'time=3'), 'is no limit'),
     (('grade', 'empty', '--out', 'x', '--lessons', LESSONS, '--tests', 'nowhere'), 'has no hidden test'),
     (('build', '--out', 'x', '--lessons', LESSONS, '--tests', 'nowhere', '--edition', 'otter'), 'has no hidden test'),
-    (('grade', 'empty', '--out', 'x', '--lessons', LESSONS, '--tests', HIDDEN, '--no_jail'), 'no folders')])
+    (('grade', 'empty', '--out', 'x', '--lessons', LESSONS, '--tests', HIDDEN, '--no_sandbox'), 'no folders')])
 def test_bad_arguments_are_one_line(command, tmp_path, args, complaint):
     (tmp_path/'empty').mkdir()
-    status, out, err = command('assignments', *args)
-    lines = [l for l in err.splitlines() if 'no jail:' not in l]
+    status, out, err = command('vit_assign', *args)
+    lines = [l for l in err.splitlines() if 'no sandbox:' not in l]
     assert status == 2 and len(lines) == 1 and complaint in lines[0], err
     assert sorted(o.name for o in tmp_path.iterdir()) == ['empty']
 
@@ -367,7 +371,7 @@ def test_plain_round_trip(tmp_path):
     files = {p.name for p in (tmp_path/'out').iterdir()}
     assert files == {f'{o}.ipynb' for o in COURSE.exercises} | {'vit_course'}
     for p in (tmp_path/'out').rglob('*.*'): clean(p.read_text(encoding='utf-8', errors='replace'))       # weights are no text
-    if NO_JAIL: return
+    if NO_SANDBOX: return
     (tmp_path/'in'/'ada').mkdir(parents=True)
     shutil.copy(tmp_path/'out'/'01_patches.ipynb', tmp_path/'in'/'ada')
     r = grade_submission(tmp_path/'in'/'ada', COURSE, seed=0)
@@ -403,13 +407,13 @@ for f in (lambda: create_vit('testing')(torch.zeros(1, 3, 16, 16)).shape[0], lam
 
 
 def test_everything_right_is_five_points_and_the_bonus(tmp_path):
-    if NO_JAIL: pytest.skip(NO_JAIL)
+    if NO_SANDBOX: pytest.skip(NO_SANDBOX)
     (tmp_path/'ada').mkdir()
     for lesson in COURSE.exercises: (tmp_path/'ada'/f'{lesson}.ipynb').write_text(made(lesson, True), encoding='utf-8')
     r = grade_submission(tmp_path/'ada', COURSE, seed=0)
     read = {e.id: e.points for o in COURSE.exercises.values() for e in o if e.manual}
     assert not r['notes'] and r['open'] == pytest.approx(sum(read.values())) and r['points'] == pytest.approx(5.3 - r['open'])
-    assert all(r['answers'].values()) and count(r, read)['points'] == pytest.approx(5.3) and r['open'] == 0
+    assert all(r['answers'].values()) and add_up(r, read)['points'] == pytest.approx(5.3) and r['open'] == 0
 
 
 def test_grading_goes_on(tmp_path):
@@ -418,15 +422,15 @@ def test_grading_goes_on(tmp_path):
     course, folder, out = read_course(lessons, tests), tmp_path/'in', tmp_path/'out'
     def hand_in(who, body): (folder/who).mkdir(parents=True, exist_ok=True); (folder/who/'lesson.ipynb').write_text(json.dumps(dict(cells=[dict(cell_type='code', source=body)])))
     for who in ('ada', 'ben', 'cyd'): hand_in(who, 'def double(x): return 2*x')
-    grading = write_grades(folder, out, course, jail=not NO_JAIL)
+    grading = write_grades(folder, out, course, sandbox=not NO_SANDBOX)
     assert next(grading)['student'] == 'ada'; grading.close()                                  # stopped
     assert not (out/'ben'/'report.json').exists() and len((out/'grades.csv').read_text().splitlines()) == 2
     seed = json.loads((out/'grading.json').read_text())['seed']
-    assert [r['student'] for r in write_grades(folder, out, course, jail=not NO_JAIL)] == ['ben', 'cyd']
+    assert [r['student'] for r in write_grades(folder, out, course, sandbox=not NO_SANDBOX)] == ['ben', 'cyd']
     (out/'cyd'/'report.json').write_text('{')                                                  # as if the disk had been full
     hand_in('ben', 'def double(x): return 3*x')
     (out/'to_read.csv').write_text('student,exercise,of,points\nada,why,0.1,0.05\n')
-    graded = {r['student']: r for r in write_grades(folder, out, course, jobs=2, jail=not NO_JAIL)}
+    graded = {r['student']: r for r in write_grades(folder, out, course, jobs=2, sandbox=not NO_SANDBOX)}
     assert sorted(graded) == ['ben', 'cyd'] and {r['seed'] for r in graded.values()} == {seed}
     rows = {r['student']: r for r in csv.DictReader(open(out/'grades.csv', encoding='utf-8'))}
     assert [float(rows[o]['double']) for o in ('ada', 'ben', 'cyd')] == [.1, 0, .1] and float(rows['ada']['why']) == .05

@@ -8,7 +8,7 @@ from vit_course.checkpoints import save_checkpoint
 from vit_course.vit import create_vit
 
 OPTIONS = {'cls': [], 'rollout': ['--method', 'rollout', '--query', '1,0'], 'relevance': ['--method', 'relevance', '--target', '3', '--interpolation', 'bilinear'],
-           'one head': ['--layer', '0', '--head', '1', '--query', 'mean', '--colours', 'own'], 'other size': ['--img_size', '16x32', '--query', '1,3']}
+           'one head': ['--layer', '0', '--head', '1', '--query', 'mean', '--colours', 'shared'], 'other size': ['--img_size', '16x32', '--query', '1,3']}
 
 
 def colourful(size=(40, 24)):

@@ -513,16 +513,88 @@ def test_overlay():
     with pytest.raises(ValueError, match='nearest or bilinear'): overlay(image, m, interpolation='bicubic')
 
 
-@pytest.mark.parametrize('scale', ['shared', 'own'])
-def test_show_heads_draws_every_map_in_its_place(scale):
+def drawn(weights, grid, n_prefix=1, **kw):
+    "What `show_heads` draws: brightness in [0,1] of every patch of every map (L,H,h,w), and its axes."
     from matplotlib.figure import Figure
-    w = random_weights(3, 1, 4, 2 + 2*5)[:, 0]
-    ax = show_heads(w, (2, 5), 2, query=3, scale=scale, fig=Figure()).axes[0]
-    drawn, maps = np.asarray(ax.images[0].get_array()), w[:, :, 3, 2:].reshape(3, 4, 2, 5)
-    if scale == 'own': maps = maps / maps.amax((-2, -1), keepdim=True)
-    for l in range(3):
-        for h in range(4): np.testing.assert_allclose(drawn[3*l:3*l+2, 6*h:6*h+5], maps[l, h], rtol=1e-6)
-    with pytest.raises(ValueError, match='shared or own'): show_heads(w, (2, 5), 2, scale='each')
+    (h, w), (L, H) = grid, weights.shape[:2]
+    axes = show_heads(weights, grid, n_prefix, fig=Figure(), **kw).axes
+    image = axes[0].images[0]
+    canvas = np.clip(np.asarray(image.get_array())/image.get_clim()[1], 0, 1)
+    down, across = (round(float(t[1] - t[0])) if len(t) > 1 else 0 for t in (axes[0].get_yticks(), axes[0].get_xticks()))
+    return np.stack([[canvas[l*down:l*down + h, n*across:n*across + w] for n in range(H)] for l in range(L)]), axes
+
+
+@pytest.mark.parametrize('grid', [(2, 5), (5, 2), (8, 8), (3, 11)], ids=str)
+@pytest.mark.parametrize('scale', ['own', 'shared'])
+def test_show_heads_draws_every_map_in_its_place(scale, grid):
+    w = random_weights(3, 1, 4, 2 + grid[0]*grid[1])[:, 0]
+    image, axes = drawn(w, grid, 2, query=3, scale=scale)
+    maps = w[:, :, 3, 2:].reshape(3, 4, *grid).double().numpy()
+    top = np.quantile(maps, .98, axis=(2, 3), keepdims=True) if scale == 'own' else maps.max()
+    np.testing.assert_allclose(image, np.minimum(maps/top, 1), rtol=1e-5)
+    numbers, label = [float(t.get_text()) for t in axes[0].texts], axes[1].get_ylabel()
+    if scale == 'own': np.testing.assert_allclose(numbers, 100*maps.max((2, 3)).ravel(), atol=.51)
+    assert ('percentile' in label, 'one scale for all' in label, len(numbers)) == ((True, False, 12) if scale == 'own' else (False, True, 0))
+    with pytest.raises(ValueError, match='own or shared'): show_heads(w, grid, 2, scale='each')
+
+
+def test_each_map_has_its_own_scale_unless_asked():
+    w = random_weights(3, 1, 4, 17)[:, 0]
+    assert (drawn(w, (4, 4))[0] == drawn(w, (4, 4), scale='own')[0]).all() and (drawn(w, (4, 4))[0] != drawn(w, (4, 4), scale='shared')[0]).any()
+
+
+@pytest.mark.parametrize('grid', [(8, 8), (16, 16), (3, 7)], ids=str)
+@pytest.mark.parametrize('noise', [0, 1e-6, .02])
+@pytest.mark.parametrize('rest', [1., 1e-3, 1e-9])
+def test_a_uniform_head_looks_uniform(grid, noise, rest):
+    "Also one that is uniform but for rounding, and one that gives nearly all to the class token."
+    N = grid[0]*grid[1]
+    w = torch.cat([torch.tensor([1 - rest]), rest/N*(1 + noise*(2*torch.rand(N, generator=torch.Generator().manual_seed(0)) - 1))]).expand(2, 3, 1, -1)
+    assert drawn(w, grid)[0].min() > .95
+
+
+def test_a_single_patch_neither_darkens_its_head_nor_is_its_dust_blown_up():
+    slope = torch.linspace(0, 1, 256)/128
+    w = torch.stack([slope, slope, slope*1e-7, torch.zeros(256)])        # a head with structure; with an outlier; nearly one-hot; nothing at all
+    w[1, 100], w[2, 100] = .7, 1
+    image = drawn(torch.cat([torch.zeros(4, 1), w], 1)[None, :, None], (16, 16))[0][0].reshape(4, 256)
+    others = np.arange(256) != 100
+    np.testing.assert_allclose(image[1, others], image[0, others], atol=.05)
+    assert image[2, 100] == 1 and image[2, others].max() < 1e-4 and (image[3] == 0).all()
+
+
+# What one sees at first sight. A head has visible structure when a tenth of its patches are brighter than a tenth of the range (and it is not flat).
+def structured(image): return ((image > .1).mean((-2, -1)) >= .1) & (image.std((-2, -1)) > .05)
+
+
+def shipped():
+    from vit_course.checkpoints import load_checkpoint
+    return load_checkpoint(None, 'vit-tiny-4-cifar10').model.eval(), 'half'
+
+
+def dinov2():
+    from conftest import SHARED
+    from vit_course.checkpoints import load_checkpoint
+    path = SHARED/'weights'/'dinov2_small_fp16.safetensors'
+    if not path.exists(): pytest.skip(f'no weights of DINOv2-S here: {path}')
+    model = create_vit('ViT-S_14', img_size=224, num_classes=0).eval()
+    load_checkpoint(model, path)
+    return model, 'imagenet'
+
+
+@pytest.mark.parametrize('get', [shipped, dinov2], ids=lambda f: f.__name__)
+def test_first_sight_of_real_maps_is_not_black(get):
+    "Three quarters of the heads are to be seen, for the class token and for a patch, on three photographs. On a shared scale they are not."
+    data = pytest.importorskip('skimage.data')
+    from PIL import Image
+    model, scale = get()
+    (h, w), size = model.grid, model.patch_embed.img_size[::-1]
+    photos = [np.asarray(Image.fromarray(getattr(data, name)()).resize(size, Image.Resampling.BILINEAR)) for name in ('cat', 'astronaut', 'coffee')]
+    x = normalise(torch.from_numpy(np.stack(photos)), *SCALES[scale])
+    weights = attention_maps(model, x, queries=[0, 1 + h//2*w + w//2])
+    for query in (0, 1):
+        seen = {scale: np.mean([structured(drawn(weights[:, i], (h, w), query=query, scale=scale)[0]) for i in range(3)]) for scale in ('own', 'shared')}
+        assert seen['own'] >= .75 > .5 > seen['shared'], (query, seen)
 
 
 # --- trust

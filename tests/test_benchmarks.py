@@ -56,6 +56,20 @@ def test_exponents_and_paper():
     assert few['efficiency'] < 0.1 and many['efficiency'] == 1 and few['devices'] == 512
 
 
+def test_attention_on_a_processor():
+    import cpu_attention
+    qkv = torch.randn(2, 5, 3*32, requires_grad=True)
+    for form in cpu_attention.FORMS.values(): assert cpu_attention.seconds(form, (qkv, 2, True), 0) > 0
+
+
+def test_a_step_on_a_processor():
+    import cpu_step
+    times, loop = cpu_step.rounds('ViT-digits', False, 2, 2, {})
+    assert set(times) == {'this', 'plain', 'timm'} and all(len(t) == 2 and min(t) > 0 for t in times.values())
+    spent = cpu_step.where(loop, 1.5)
+    assert spent['matrix products'] > 0 and spent['GELU'] > 0 and spent['Learner, beyond the loop'] == 1.5
+
+
 # ---- those that wait for a GPU
 
 @pytest.mark.parametrize('part', ['homework', 'course', 'scratch', 'linear', 'precision'])
@@ -72,7 +86,7 @@ def test_the_shipped_checkpoint_can_be_made(tmp_path):
         for kind in 'abcdefghij':
             (tmp_path/'data'/split/kind).mkdir(parents=True)
             for i in range(n): Image.new('RGB', (32, 32), (20*i, 25*ord(kind) % 256, 9*i)).save(tmp_path/'data'/split/kind/f'{i}.png')
-    args = ['--data_dir', 'data', '--num_steps', '4', '--eval_every', '2', '--train_batch_size', '8', '--half_the_patches', '0.5', '--mixup', '0.2', '--device', 'cpu', '--out', '.']
+    args = ['--data_dir', 'data', '--num_steps', '4', '--eval_every', '2', '--train_batch_size', '8', '--half_the_patches', '--mixup', '0.2', '--device', 'cpu', '--out', '.']
     for again in (False, True):                                   # the second time it finds its run finished
         p = subprocess.run([sys.executable, str(ROOT/'benchmarks'/'tiny.py'), *args], cwd=tmp_path, capture_output=True, text=True)
         assert p.returncode == 0 and ('is finished' in p.stdout) == again, p.stderr
@@ -87,5 +101,5 @@ def test_all_of_it_in_three_calls():
     lists = {n.targets[0].id: ast.literal_eval(n.value) for n in ast.parse((ROOT/'benchmarks'/'gpu_all.py').read_text()).body
              if isinstance(n, ast.Assign) and isinstance(n.value, ast.List) and isinstance(n.targets[0], ast.Name)}
     import pretrained
-    from vit_course.experiments import STUDIES
+    from vit_course.studies import STUDIES
     assert {s.split()[0] for s in lists['SPEED']} == set(gpu.PARTS) and set(lists['PRETRAINED']) == {*pretrained.PARTS, 'linear'} and set(lists['STUDIES']) <= set(STUDIES)

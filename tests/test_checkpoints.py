@@ -591,7 +591,7 @@ torch.ones(2**20).aminmax(), torch.cat([torch.ones(2**20)]*2)   # whatever threa
 start = peak()
 model = create_vit('ViT-B_16') if sys.argv[2] == 'given' else None
 if sys.argv[2] == 'smaller': model = create_vit('ViT-B_16', img_size=160, num_classes=10)
-load_checkpoint(model, sys.argv[1])
+load_checkpoint(model, sys.argv[1], heads=12)
 print(peak() - start)
 """
 

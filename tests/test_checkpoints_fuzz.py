@@ -128,7 +128,11 @@ def ask(tmp_path_factory):
         path.write_bytes(content)
         start = time.monotonic()
         if zlib.crc32(content) % 4 == 0: # now and then without a model: the file has to say what it is
-            try: assert all(v.isfinite().all() for v in C.load_checkpoint(None, path).model.state_dict().values())
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter('ignore')     # about what nobody says: activation, epsilon, pooling
+                    report = C.load_checkpoint(None, path, heads=2)
+                assert all(v.isfinite().all() for v in report.model.state_dict().values())
             except C.CheckpointError as e: assert str(path) in str(e) and '\n' not in str(e)
         try: C.load_checkpoint(TARGET, path)
         except C.CheckpointError as e:

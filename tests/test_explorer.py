@@ -282,6 +282,9 @@ def test_vit_attention_writes_a_page(command, tmp_path):
     assert (status, err) == (0, ''), err
     state = json.loads(Scripts((tmp_path/'with'/'explorer.html').read_text(encoding='utf-8')).texts[0])
     assert (state['query'], state['layer'], state['head'], state['pictures'][0]['label']) == (5, 0, 1, 'b_cat')
+    assert state['scale'] == 'own'
+    assert command(*ask, 'shared', '--html', '--colours', 'shared')[0] == 0
+    assert json.loads(Scripts((tmp_path/'shared'/'explorer.html').read_text(encoding='utf-8')).texts[0])['scale'] == 'shared'
     assert command(*ask, 'without')[0] == 0 and not (tmp_path/'without'/'explorer.html').exists()
 
 

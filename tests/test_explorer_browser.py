@@ -6,7 +6,7 @@ import os, socket, subprocess, sys, time, urllib.request
 import numpy as np, pytest
 from conftest import ROOT, chromium, missing
 from explorer_cases import CASES, explorer, figures, make_model, make_photo, weights
-from vit_course.explorer import AttentionExplorer, unpack_rows, unpack_scores
+from vit_course.explorer import AttentionExplorer, pack_rows, unpack_rows, unpack_scores
 
 
 @pytest.fixture(scope='module')
@@ -55,9 +55,9 @@ def page(browser, tmp_path):
     return open_page
 
 
-def colours(values, lo, hi):
+def colours(values, top):
     from matplotlib import colormaps
-    return 255*colormaps['inferno'](np.rint(255*np.clip((values - lo)/max(hi - lo, 1e-30), 0, 1)).astype(int))[..., :3]
+    return 255*colormaps['inferno'](np.rint(255*np.clip(values/max(top, 1e-30), 0, 1)).astype(int))[..., :3]
 
 
 @pytest.mark.parametrize('case', CASES)
@@ -90,25 +90,61 @@ def test_values_are_those_of_numpy(page, case):
         assert page.tab.locator('.vx-facts li').all_text_contents() == [f"{c['name']}{100*c['p']:.1f} %" for c in p['classes']]
 
 
+PIXELS = '''return [...document.querySelectorAll(args[0])].map(c =>
+    [c.width, c.height, Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)])'''
+TIPS = "return [...document.querySelectorAll('.vx-heads canvas')].map(c => c.title)"
+
+def own_top(row): return max(np.quantile(row, .98), row.max()/100)
+
+
 @pytest.mark.parametrize('case', ['square', 'rectangle', 'registers'])
 def test_every_thumbnail_is_drawn(page, case):
     model, ex = explorer(case, n=1)
     (h, w), n, p = model.grid, model.n_prefix, ex.pictures[0]
-    read = '''return [...document.querySelectorAll(args[0])].map(c =>
-        [c.width, c.height, Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)])'''
     with page(ex) as page:
         for scale in ('own', 'shared'):
             page.set(query=n + 1, scale=scale)
             rows = page.raw(n + 1).reshape(p['layers']*p['heads'], -1)[:, n:]
-            thumbs = page.run(read, '.vx-heads canvas')
+            thumbs = page.run(PIXELS, '.vx-heads canvas')
             assert len(thumbs) == p['layers']*p['heads']
             for row, (width, height, data) in zip(rows, thumbs):
                 data = np.array(data).reshape(-1, 4)
                 assert (width, height) == (w, h) and (data[:, 3] == 255).all() and len(np.unique(data, axis=0)) > 1
-                lo, hi = (row.min(), row.max()) if scale == 'own' else (0, rows.max())
-                assert np.abs(data[:, :3] - colours(row, lo, hi)).max() <= 8     # inferno is drawn through 17 of its colours
-        width, height, data = page.run(read, '.vx-photo')[0]
+                top = own_top(row) if scale == 'own' else rows.max()
+                assert np.abs(data[:, :3] - colours(row, top)).max() <= 8     # inferno is drawn through 17 of its colours
+            assert page.run(TIPS) == [f'layer {m//p["heads"]}, head {m%p["heads"]}: largest weight {100*row.max():.1f} %' for m, row in enumerate(rows)]
+            for text in page.tab.locator('.vx-all small').text_content(), page.tab.locator('.vx-note').text_content():
+                assert ('own' in text.lower().split(), 'one' in text.lower().split()) == (scale == 'own', scale == 'shared'), text
+        width, height, data = page.run(PIXELS, '.vx-photo')[0]
         assert (np.array(data).reshape(height, width, 4)[..., :3] == make_photo(model)).all()
+
+
+def test_colours_of_a_uniform_head_an_outlier_and_nothing(page):
+    "As in `show_heads`: a uniform head is uniform, one patch cannot darken a head, and dust stays dark."
+    model, ex = explorer('square', n=1, query=3)
+    T, slope = 17, np.linspace(0, 1, 16)
+    rows = np.zeros((6, T))
+    rows[0, 1:], rows[1, 1:], rows[2, 1:] = 1 + .02*slope, slope, slope/1000
+    rows[2, 1:3] = 1, .9
+    rows[3, 4], rows[4, 0], rows[5, 0], rows[5, 1:] = 1, 1, 1, .02      # one patch; the class token alone; nearly alone, the rest uniform
+    ex.pictures = [ex.pictures[0] | dict(maps=pack_rows(np.repeat(rows[:, None], T, 1)).tobytes())]
+    with page(ex) as page:
+        for thumb, row in zip(page.run(PIXELS, '.vx-heads canvas'), unpack_rows(pack_rows(rows))[:, 1:]):
+            data = np.array(thumb[2]).reshape(16, 4)[:, :3]
+            assert np.abs(data - colours(row, own_top(row))).max() <= 8
+        brightness = [np.array(data).reshape(16, 4)[:, :3].mean(-1) for _, _, data in page.run(PIXELS, '.vx-heads canvas')]
+        for uniform in (0, 5): assert np.ptp(brightness[uniform]) < 12 and brightness[uniform].min() > 150
+        assert brightness[2][2:].max() < 40 and brightness[3][3] > 150 and np.delete(brightness[3], 3).max() < 10 and brightness[4].max() < 10
+
+
+def test_one_scale_for_all_is_a_tick(page):
+    model, ex = explorer('square', n=1, query=3)
+    with page(ex) as page:
+        box, before = page.tab.get_by_label('one scale for all'), page.run(PIXELS, '.vx-heads canvas')
+        assert not box.is_checked() and page.trait('scale') == 'own'
+        box.check()
+        page.settle()
+        assert page.trait('scale') == 'shared' and page.run(PIXELS, '.vx-heads canvas') != before
 
 
 @pytest.mark.parametrize('case', CASES)

@@ -1,44 +1,40 @@
-"Who may import whom, and what an import costs (measured in benchmarks/import_time.py; here only what gets loaded)."
-import ast, subprocess, sys
+"""Who may import whom, and what an import costs (measured in benchmarks/import_time.py; here only what gets loaded).
+That nothing goes round in a circle is seen in tests/test_house.py."""
+import subprocess, sys
 
 import pytest
 from conftest import ROOT
+from test_house import house
 
-FLOOR = {'patches': 1, 'attention': 1, 'encoder': 2, 'vit': 3, 'checkpoints': 4, 'attention_maps': 4.5, 'data': 4, 'finetune': 5,
-         'explorer': 5, 'experiments': 6, 'report': 7, 'assignments': .5, 'tools.doctor': 0}
-LAZY = {('attention_maps', 'explorer')}   # inside of a function, for `vit_attention --html`
-ALONE = {'tools.doctor', 'assignments'}   # load no torch
-
-
-def name_of(path): return '.'.join(path.relative_to(ROOT/'vit_course').with_suffix('').parts)
-
-
-MODULES = sorted(name_of(p) for p in (ROOT/'vit_course').rglob('[a-z]*.py'))
+FILES = house.modules()
+# in the order in which a student reads them; each may import those before it, and tools
+LESSONS = ['patches', 'attention', 'encoder', 'vit', 'variants', 'checkpoints', 'data', 'callbacks', 'finetune', 'experiments', 'studies',
+           'attention_maps', 'faithfulness', 'explorer', 'report']
+TORCH_ALONE = ['patches', 'attention', 'encoder', 'vit', 'variants']
+WITHOUT_TORCH = [m for m in FILES if m.startswith('teach.')] + ['tools.doctor', 'tools.config']
 
 
-def imported(module):
-    "(is it ours?, name) for all imports of a module, also those inside of functions."
-    folder = module.split('.')[:-1]
-    tree = ast.parse((ROOT/'vit_course'/f"{module.replace('.', '/')}.py").read_text(encoding='utf-8'))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = folder[:len(folder) - node.level + 1] + (node.module or '').split('.')
-            name = '.'.join(filter(None, base))
-            yield from [(True, name)] if name in MODULES else [(True, f'{name}.{a.name}'.lstrip('.')) for a in node.names]
-        elif isinstance(node, ast.ImportFrom): yield False, node.module.split('.')[0]
-        elif isinstance(node, ast.Import): yield from ((False, a.name.split('.')[0]) for a in node.names)
-
-
-@pytest.mark.parametrize('module', MODULES)
+@pytest.mark.parametrize('module', [m for m in LESSONS if m in FILES])
 def test_imports_go_down(module):
-    for ours, name in imported(module):
-        if ours and (module, name) not in LAZY: assert FLOOR[name] < FLOOR[module], f'{module} imports {name}, which is not below it'
+    for ours, name in house.imports(module, FILES):
+        if ours and not name.startswith('tools.'):
+            assert name in LESSONS[:LESSONS.index(module)], f'{module} imports {name}, which a reader has not met'
 
 
-@pytest.mark.parametrize('module', [m for m in MODULES if FLOOR[m] <= 3 and m != 'assignments'])
+def test_every_lesson_has_its_place():
+    assert {m for m in FILES if '.' not in m} <= set(LESSONS)
+
+
+@pytest.mark.parametrize('module', [m for m in TORCH_ALONE if m in FILES])
 def test_model_needs_torch_alone(module):
-    allowed = set(sys.stdlib_module_names) | ({'torch'} if FLOOR[module] else {'psutil', 'packaging', 'torch', 'torchvision'})
-    assert {name for ours, name in imported(module) if not ours} <= allowed
+    found = list(house.imports(module, FILES))
+    assert {name for ours, name in found if not ours} <= set(sys.stdlib_module_names) | {'torch'}
+    assert {name for ours, name in found if ours} <= set(TORCH_ALONE)
+
+
+def test_doctor_needs_python_alone():
+    allowed = set(sys.stdlib_module_names) | {'psutil', 'packaging', 'torch', 'torchvision'}      # looked at, with care
+    assert {name for ours, name in house.imports('tools.doctor', FILES) if not ours} <= allowed
 
 
 def loaded_by(statement):
@@ -52,6 +48,6 @@ def test_vit_loads_no_training_library():
     assert 'vit_course' in extra
 
 
-@pytest.mark.parametrize('module', sorted(ALONE))
+@pytest.mark.parametrize('module', WITHOUT_TORCH)
 def test_loads_no_torch(module):
-    assert not loaded_by(f'import vit_course.{module}') & {'torch', 'numpy', 'IPython', 'fastai', 'fastcore'}
+    assert not loaded_by(f'import vit_course.{module}') & {'torch', 'numpy', 'IPython', 'fastai'}

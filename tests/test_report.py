@@ -5,9 +5,14 @@ import nbformat, pypdf, pytest
 from conftest import ROOT
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
 from vit_course import report as R
-from vit_course.finetune import vit_train
-from vit_course.report import (QUESTIONS, Figure, ReportError, Run, Table, answered, blocks_of, check_lastname, command_of, execute, experiment_tables, find_runs, flatten,
-                               model_table, safe_picture, scrub, sections, typeset, typst_source, vit_report)
+from vit_course.tools.commands import vit_train
+from vit_course.report import model_table
+from vit_course.tools.commands import vit_report
+from vit_course.tools.report_notebook import (PLACEHOLDER, QUESTIONS, answered, check_lastname, execute,
+                                              sections)
+from vit_course.tools.report_runs import Run, command_of, experiment_tables, find_runs
+from vit_course.tools.typesetting import (Figure, ReportError, Table, blocks_of, flatten, safe_image, scrub,
+                                          stringify, typeset, typst_source)
 from datetime import datetime, timezone
 
 DAY = datetime(2026, 1, 2, tzinfo=timezone.utc)
@@ -23,9 +28,9 @@ def close(text): return re.sub(r'[\s\u00ad-]+', '', text)   # lines and hyphens 
 def pages(*cells, folder, nb=None):
     "Markdown cells -> (text of the PDF, its Typst, what was left out)."
     nb = nb or new_notebook(cells=[new_markdown_cell(c) for c in cells])
-    blocks, pictures, problems = scrub(blocks_of(flatten(nb)[0]), flatten(nb)[1], folder)
+    blocks, images, problems = scrub(blocks_of(flatten(nb)[0]), flatten(nb)[1], folder)
     source = typst_source(blocks, problems)
-    return text_of(typeset(source, pictures, 'Ada', DAY)), source, problems
+    return text_of(typeset(source, images, 'Ada', DAY)), source, problems
 
 
 @pytest.fixture(scope='module')
@@ -62,7 +67,8 @@ def call(capsys, *args):
 # --- the whole way, as a student goes it
 
 def test_student(home, command, capsys):
-    "Two commands: the first leaves a notebook, the second, with answers and pictures, a report in which one answer is missing."
+    """Two commands: the first leaves a notebook, the second, with answers and images, a report in which
+    one answer is missing."""
     from PIL import Image
     with pytest.MonkeyPatch.context() as m:
         m.setattr(R, 'execute', lambda nb, folder, **kw: nb)       # without its code, to be quick
@@ -75,10 +81,12 @@ def test_student(home, command, capsys):
 
     nb = nbformat.read(home/'report'/'report.ipynb', 4)
     for c in nb.cells:
-        if '## Why not pixels?' not in c.source: c.source = c.source.replace(f'*{R.PLACEHOLDER}*', 'Because of **table 1**, and $x^2$.')
+        if '## Why not pixels?' not in c.source: c.source = c.source.replace(f'*{PLACEHOLDER}*', 'Because of **table 1**, and $x^2$.')
     nbformat.write(nb, home/'report'/'report.ipynb')
-    (home/'my pictures').mkdir(); Image.new('RGB', (40, 30), 'red').save(home/'my pictures'/'a_b #c$.png')
-    status, out, err = command('report', '--lastname', 'Ada', '--strict', '--images', 'my pictures', cwd=home, env=OFFLINE)
+    (home/'my images').mkdir()
+    Image.new('RGB', (40, 30), 'red').save(home/'my images'/'a_b #c$.png')
+    status, out, err = command('vit_report', '--lastname', 'Ada', '--strict', '--images', 'my images',
+                               cwd=home, env=OFFLINE)
     assert (status, err) == (1, 'not complete: not answered: Why not pixels?\n') and out == f"{os.path.join('report', 'Ada_ViT.pdf')}\n"
     assert nbformat.read(home/'report'/'report.ipynb', 4) == nb                  # a copy was executed
     reader, text = pypdf.PdfReader(home/'report'/'Ada_ViT.pdf'), text_of((home/'report'/'Ada_ViT.pdf').read_bytes())
@@ -106,7 +114,7 @@ def test_answers_study_and_an_old_pdf(home, quick, capsys):
     status, out, err = call(capsys, '--lastname', 'Núñez de la O', '--runs', 'mine', '--answers', 'answers.md')
     assert status == 0 and err == 'not complete: 1 experiment with settings of their own; the homework asks for at least three\n'
     pdf = home/'report'/'Núñez de la O_ViT.pdf'
-    assert text_of(pdf.read_bytes()).count('Answer to it') == len(QUESTIONS) and R.PLACEHOLDER not in text_of(pdf.read_bytes())
+    assert text_of(pdf.read_bytes()).count('Answer to it') == len(QUESTIONS) and PLACEHOLDER not in text_of(pdf.read_bytes())
     trial = dict(json.loads((home/'output'/'run 0'/'result.json').read_text()), seed=1, curve=[[20, .1, 1.], [40, .2, 2.]])
     for k in ('versions', 'commit', 'finished', 'images'): trial.pop(k)
     study = dict(study='lr', points=[f'learning_rate={v}' for v in (.1, .2, .3)], base=dict(model_type='testing'),
@@ -124,7 +132,9 @@ def test_answers_study_and_an_old_pdf(home, quick, capsys):
 
 # --- what may be wrong with the input: one line, status 2, nothing written
 
-def picture(path, content=b'no picture'): path.mkdir(parents=True); (path/'x.png').write_bytes(content)
+def bad_image(path):
+    path.mkdir()
+    (path/'x.png').write_bytes(b'no image')
 
 
 MISTAKES = {
@@ -142,9 +152,9 @@ MISTAKES = {
     'answers to something else': (['--answers', 'a.md'], lambda h: (h/'a.md').write_text('## Why patches?\n\nb\n\n## Why cats?\n\nc'), "'Why cats?' is no question"),
     'no study': (['--study', 's.json'], None, '--study s.json cannot be read'),
     'study is no study': (['--study', 's.json'], lambda h: (h/'s.json').write_text('{}'), '--study s.json cannot be read'),
-    'no images': (['--images', 'pictures'], None, 'pictures is no folder'),
-    'images without pictures': (['--images', 'pictures'], lambda h: (h/'pictures').mkdir(), 'pictures has no pictures'),
-    'a picture that is none': (['--images', 'pictures'], lambda h: picture(h/'pictures'), 'not a picture that can be read'),
+    'no folder of images': (['--images', 'mine'], None, 'mine is no folder'),
+    'a folder without images': (['--images', 'mine'], lambda h: (h/'mine').mkdir(), 'mine has no images'),
+    'an image that is none': (['--images', 'mine'], lambda h: bad_image(h/'mine'), 'not a picture that can be read'),
     'out is a file': ([], lambda h: (h/'report').write_text(''), 'report'),
 }
 
@@ -265,7 +275,7 @@ def test_the_wheel_brings_the_template():
 def test_an_answer_ends_where_the_next_heading_begins(tmp_path):
     blocks = blocks_of(flatten(new_notebook(cells=[new_markdown_cell(c) for c in ('# Why patches?', '## Part one\n\na', 'text', '# Other', 'b', 'Why not pixels?\n----\n\nc')]))[0])
     found = sections(blocks)
-    assert R.plain(blocks[slice(*found['Why patches?'])]) == 'Part oneatext' and R.plain(blocks[slice(*found['Why not pixels?'])]) == 'c'
+    assert stringify(blocks[slice(*found['Why patches?'])]) == 'Part oneatext' and stringify(blocks[slice(*found['Why not pixels?'])]) == 'c'
 
 
 # --- text that would rather be a program
@@ -317,7 +327,7 @@ def test_random_formulas(tmp_path):
     pages(*(f"${''.join(rng.choices(bits, k=rng.randint(1, 8)))}$" for _ in range(250)), 'the end', folder=tmp_path)
 
 
-# --- pictures in answers
+# --- images in answers
 
 def png(size=(3, 2), color='red'):
     from PIL import Image
@@ -325,7 +335,7 @@ def png(size=(3, 2), color='red'):
     return out.getvalue()
 
 
-def test_pictures_of_the_student(tmp_path):
+def test_images_of_the_student(tmp_path):
     (tmp_path/'my plots').mkdir(); (tmp_path/'my plots'/'a b.png').write_bytes(png((3000, 20)))
     data = base64.b64encode(png()).decode()
     nb = new_notebook(cells=[new_markdown_cell('![A caption *here*](my%20plots/a%20b.png)'), new_markdown_cell('![x](attachment:c.png)', attachments={'c.png': {'image/png': data}}),
@@ -339,13 +349,13 @@ def test_pictures_of_the_student(tmp_path):
     assert max(max(Image.open(io.BytesIO(v)).size) for v in shown.values()) == 1600
 
 
-def test_pictures_that_are_not_shown(tmp_path):
+def test_images_that_are_not_shown(tmp_path):
     folder = tmp_path/'report'; folder.mkdir()
     (tmp_path/'outside.png').write_bytes(png()); (folder/'broken.png').write_bytes(png()[:40]); (folder/'evil.svg').write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
     links = []
     if os.name != 'nt': os.symlink(tmp_path/'outside.png', folder/'link.png'); links = ['link.png']
     for src in ['../outside.png', str(tmp_path/'outside.png'), '%2e%2e/outside.png', 'https://example.org/a.png', '//host/a.png', 'file:///x.png', 'C:/a.png', 'broken.png', 'evil.svg', 'nothing.png', '.', 'code-0.svg', *links]:
-        with pytest.raises((ValueError, OSError)): safe_picture(src, {}, folder)
+        with pytest.raises((ValueError, OSError)): safe_image(src, {}, folder)
 
 
 # --- code cells

@@ -53,7 +53,7 @@ def test_a_finished_run_is_finished(runs, capsys):
 
 
 def test_is_read_by_the_chapters_after():
-    from vit_course.experiments import read_runs
+    from vit_course.tools.runs import read_runs
     from vit_course.report import read_run
     run, = read_runs(BEFORE)
     assert run['seed'] == 42 and run['steps'] == 60 and [p[0] for p in run['curve']] == [25, 50, 60]

@@ -12,7 +12,7 @@ QUICK = ['--model_type', 'testing', '--img_size', '8', '--set', 'patch_size=2', 
 @pytest.fixture
 def sweep(in_process):
     "vit_sweep in this process: (status, stdout, stderr)."
-    from vit_course.studies import vit_sweep
+    from vit_course.tools.commands import vit_sweep
     return functools.partial(in_process, vit_sweep)
 
 
@@ -119,7 +119,7 @@ def test_a_loss_that_is_not_a_number_is_an_answer(sweep, tmp_path):
 
 def start(tmp_path, *args):
     env = os.environ | {'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
-    return subprocess.Popen([sys.executable, '-m', 'vit_course.studies', *map(str, args), *QUICK], cwd=tmp_path, env=env,
+    return subprocess.Popen([sys.executable, '-m', 'vit_course', 'vit_sweep', *map(str, args), *QUICK], cwd=tmp_path, env=env,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -42,13 +42,13 @@ def test_run_folder(command, tmp_path):
 
 FOLDERS = {
     'empty': lambda d: (d/'train').mkdir(parents=True),
-    'one class': lambda d: picture(d/'train'/'cat'/'a.png'),
-    'no train': lambda d: picture(d/'test'/'cat'/'a.png'),
+    'one class': lambda d: draw(d/'train'/'cat'/'a.png'),
+    'no train': lambda d: draw(d/'test'/'cat'/'a.png'),
     'a file': lambda d: (d.parent.mkdir(exist_ok=True, parents=True), d.write_text('x')),
 }
 
 
-def picture(path):
+def draw(path):
     from PIL import Image
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new('RGB', (16, 16), 'red').save(path)
@@ -82,7 +82,7 @@ MISTAKES = [
 @pytest.fixture
 def fast_main(in_process):
     "vit_train in this process: (status, stdout, stderr)."
-    from vit_course.finetune import vit_train
+    from vit_course.tools.commands import vit_train
     return functools.partial(in_process, vit_train)
 
 
@@ -95,9 +95,9 @@ def test_mistake_is_one_line(fast_main, tmp_path, args, words):
 
 @pytest.mark.parametrize('name', FOLDERS)
 def test_unusable_folder(fast_main, tmp_path, name):
-    FOLDERS[name](tmp_path/'pictures')
-    status, out, err = fast_main('--name', 'x', *QUICK, '--dataset', 'folder', '--data_dir', 'pictures')
-    assert status == 2 and err.count('\n') == 1 and 'pictures' in err and not (tmp_path/'output').exists()
+    FOLDERS[name](tmp_path/'animals')
+    status, out, err = fast_main('--name', 'x', *QUICK, '--dataset', 'folder', '--data_dir', 'animals')
+    assert status == 2 and err.count('\n') == 1 and 'animals' in err and not (tmp_path/'output').exists()
 
 
 def test_no_argument(fast_main):
@@ -115,9 +115,9 @@ def test_existing_run(fast_main, tmp_path):
     assert before == {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()}
 
 
-def test_broken_and_odd_pictures_are_named(fast_main, tmp_path):
+def test_broken_and_odd_images_are_named(fast_main, tmp_path):
     for c in ('cat', 'dog'):
-        for i in range(12): picture(tmp_path/'pets'/c/f'{i}.png')
+        for i in range(12): draw(tmp_path/'pets'/c/f'{i}.png')
     (tmp_path/'pets'/'cat'/'broken.jpg').write_bytes(b'\xff\xd8\xff\xe0 no')
     status, out, err = fast_main('--name', 'x', *QUICK, '--dataset', 'folder', '--data_dir', 'pets', '--num_steps', 2)
     assert status == 0 and 'skipped 1 files' in err and 'broken.jpg' in err
@@ -190,9 +190,9 @@ def test_starts_from_a_checkpoint(fast_main, tmp_path):
 
 
 def test_homework_command_with_b16(fast_main, tmp_path):
-    "The homework's model, at 32 pixels so that a CPU can follow, on a folder of pictures."
+    "The homework's model, at 32 pixels so that a CPU can follow, on a folder of images."
     for c in 'ab':
-        for i in range(10): picture(tmp_path/'pictures'/c/f'{i}.png')
-    status, out, err = fast_main('--name', 'cifar10-100_500', '--dataset', 'folder', '--data_dir', 'pictures', '--model_type', 'ViT-B_16', '--img_size', 32, '--num_steps', 2,
+        for i in range(10): draw(tmp_path/'animals'/c/f'{i}.png')
+    status, out, err = fast_main('--name', 'cifar10-100_500', '--dataset', 'folder', '--data_dir', 'animals', '--model_type', 'ViT-B_16', '--img_size', 32, '--num_steps', 2,
                                  '--train_batch_size', 4, '--fp16')
     assert status == 0 and (tmp_path/'output'/'cifar10-100_500'/'result.json').exists(), err

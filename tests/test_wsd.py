@@ -2,7 +2,8 @@
 import json, shutil
 
 import pytest, torch
-from vit_course.finetune import FinetuneConfig, Interrupted, finetune, get_learner, lr_factor, vit_train
+from vit_course.finetune import FinetuneConfig, Interrupted, finetune, get_learner, lr_factor
+from vit_course.tools.commands import vit_train
 from vit_course.tools.config import ConfigError, decay_start
 from vit_course.tools.run_folder import least_steps
 from fastai.callback.core import Callback
@@ -14,7 +15,7 @@ SMALL = dict(model_type='testing', device='cpu', eval_every=10, train_batch_size
 class StopAt(Callback):
     order = 80
     def __init__(self, step): self.at = step
-    def after_batch(self): self.learn.run_guard.stop |= self.training and self.dls.train.step + 1 == self.at
+    def after_batch(self): self.learn.run_guard.stop |= self.training and self.dls.train.step + 2 == self.at
 
 
 def run(path, name, stop=None, **kw):

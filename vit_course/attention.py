@@ -39,7 +39,9 @@ def attention(
     return attention_weights(q, k) @ v
 
 # %% ../nbs/02_attention.ipynb #fa5b49ec
-EXPLICIT_UP_TO = {torch.float32: 32, torch.bfloat16: 512}  # tokens, on a processor
+# tokens, on a processor, by (dtype, in training)
+EXPLICIT_UP_TO = {(torch.float32, True): 32, (torch.bfloat16, True): 512,
+                  (torch.bfloat16, False): 512}
 
 # %% ../nbs/02_attention.ipynb #d45569ac
 class MultiHeadAttention(nn.Module):
@@ -74,7 +76,10 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, x):
         q, k, v = self.split_heads(x)
-        if x.device.type == 'cpu' and x.shape[1] <= EXPLICIT_UP_TO.get(v.dtype, 0):  # Eq. 6 and 7
+        few = EXPLICIT_UP_TO.get((v.dtype, self.training), 0)
+        if x.device.type == 'cpu' and x.shape[1] <= few:  # Eq. 6 and 7
             x = F.dropout(attention_weights(q, k), self.attn_drop, self.training) @ v
-        else: x = F.scaled_dot_product_attention(q, k, v, dropout_p=self.attn_drop if self.training else 0.)
+        else:
+            p = self.attn_drop if self.training else 0.
+            x = F.scaled_dot_product_attention(q, k, v, dropout_p=p)
         return self.drop(self.proj(x.transpose(1, 2).flatten(2)))  # (B,H,T,d) -> (B,T,H,d) -> (B,T,D), then Eq. 8

@@ -169,36 +169,68 @@ def to_grid(
     return rows[..., n_prefix:].unflatten(-1, (h, w))
 
 # %% ../nbs/09_attention_maps.ipynb #a77dd75f
+def _own_top(maps): # (...,h,w), at least 0 -> (...,1,1)
+    """Where a map's own colour scale ends: at its 98th percentile, so that one patch
+    cannot darken all others, and never below a hundredth of its largest weight."""
+    flat = maps.flatten(-2)
+    return torch.maximum(flat.quantile(.98, dim=-1), flat.amax(-1)/100)[..., None, None]
+
 def show_heads(
     weights:torch.Tensor,  # of one image: (L,H,T,T), or (L,H,Q,T)
     grid:tuple[int,int],   # (h,w) of the patches
     n_prefix:int=1,        # tokens in front that are no patches
     query:int=0,           # which row to show; 0 is the class token
-    scale:str='shared',    # 'shared': one colour scale for all; 'own': each map from 0 to its own largest value
+    scale:str='own',       # of the colours: 'own' to each map, or 'shared' by all
     layers:list=None,      # numbers to write beside the rows; 0, 1, ... when None
-    fig=None               # a matplotlib figure to draw into; a new one of pyplot when None
+    fig=None               # a matplotlib figure to draw into; a new one when None
 ): # the figure
-    "All heads (across) of all layers (down) for one query, as one picture."
-    if scale not in ('shared', 'own'): raise ValueError(f"unknown scale {scale!r}: choose shared or own")
-    maps = to_grid(weights[:, :, query].detach().float().cpu(), grid, n_prefix)   # (L,H,h,w)
-    (L, H, h, w), top = maps.shape, maps.max().item()
-    if scale == 'own': maps = maps / maps.amax((-2, -1), keepdim=True).clamp(min=1e-12)
+    """All heads (across) of all layers (down) for one query, in one figure.
+
+    An own scale goes from 0 to the map's 98th percentile (or to a hundredth of its
+    largest weight, where that is more), and what is above has the brightest colour; the
+    number over each map is its largest weight in %. A shared scale goes from 0 to the
+    largest weight of all. ValueError for another `scale`."""
+    if scale not in ('own', 'shared'):
+        raise ValueError(f"unknown scale {scale!r}: choose own or shared")
+    maps = to_grid(weights[:, :, query].detach().float().cpu(), grid, n_prefix)
+    (L, H, h, w), largest, own = maps.shape, maps.amax((-2, -1)), scale == 'own'
+    if own: maps = maps / _own_top(maps).clamp(min=1e-30)
     gap = max(1, round(max(h, w)/12))
-    canvas = np.full((L*(h + gap) - gap, H*(w + gap) - gap), np.nan, dtype=np.float32)
+    above = max(gap, -(-w//5)) if own else gap          # room for a number, in patches
+    down, across = h + above, w + gap
+    canvas = np.full((L*down - above, H*across - gap), np.nan, dtype=np.float32)
     for l in range(L):
-        for n in range(H): canvas[l*(h + gap):l*(h + gap) + h, n*(w + gap):n*(w + gap) + w] = maps[l, n]
+        for n in range(H):
+            canvas[l*down:l*down + h, n*across:n*across + w] = maps[l, n]
     if fig is None:
         import matplotlib.pyplot as plt
-        width = min(8., .75*H, 6*canvas.shape[1]/canvas.shape[0])           # inches, of the maps alone
-        fig = plt.figure(figsize=(width + 1.3, width*canvas.shape[0]/canvas.shape[1] + .6), layout='constrained')
+        ratio = canvas.shape[0]/canvas.shape[1]
+        width = min(8., .75*H, 8/ratio)                    # inches, of the maps alone
+        size = width + 1.4, width*ratio + (1.1 if own else .6)
+        fig = plt.figure(figsize=size, layout='constrained')
     ax = fig.add_subplot()
-    image = ax.imshow(canvas, cmap='inferno', vmin=0, vmax=1 if scale == 'own' else top, interpolation='nearest')
-    ax.set_xticks([n*(w + gap) + (w - 1)/2 for n in range(H)], range(H))
-    ax.set_yticks([l*(h + gap) + (h - 1)/2 for l in range(L)], range(L) if layers is None else layers)
+    top = 1 if own else largest.max().item()
+    image = ax.imshow(canvas, cmap='inferno', vmin=0, vmax=top, interpolation='nearest')
+    ax.set_xticks([n*across + (w - 1)/2 for n in range(H)], range(H))
+    numbers = range(L) if layers is None else layers
+    ax.set_yticks([l*down + (h - 1)/2 for l in range(L)], numbers)
     ax.set(xlabel='head', ylabel='layer')
     ax.tick_params(length=0)
     for side in ax.spines.values(): side.set_visible(False)
-    fig.colorbar(image, ax=ax, shrink=.8, label='weight' if scale == 'shared' else 'weight / its largest')
+    if own:
+        width, height = fig.bbox.size/fig.dpi              # inches
+        patch = 72*min((width - 1.4)/(H*across), (height - 1.1)/(L*down))       # points
+        points = min(8, .8*above*patch)                    # of the numbers
+        for (l, n), weight in np.ndenumerate(100*largest.numpy()):
+            number = f'{weight:.{int(weight < 10)}f}'
+            ax.text(n*across + (w - 1)/2, l*down - .6, number, fontsize=points,
+                    ha='center', va='bottom')
+        ax.set_title('each map on its own scale,\nsaturated above its 98th '
+                     'percentile;\nnumber: its largest weight in %',
+                     fontsize=8, pad=points + 6)
+    fig.colorbar(image, ax=ax, shrink=.8, extend='max' if own else 'neither',
+                 label='weight / 98th percentile' if own else
+                       'weight, one scale for all maps')
     return fig
 
 # %% ../nbs/09_attention_maps.ipynb #c90316cb
@@ -638,55 +670,75 @@ def _save_heads(path, rows, model, colours):
     "The grid of all heads as a PNG, without pyplot: no window, and nothing kept."
     from matplotlib.figure import Figure
     (h, w), (L, H) = model.grid, rows.shape[:2]
-    fig = Figure(figsize=(2 + .8*H, 1 + .8*L*h/w), layout='constrained', dpi=100)
+    size = 2.2 + .8*H, 1.6 + .8*L*(h/w + .2)
+    fig = Figure(size, layout='constrained', dpi=100)
     show_heads(rows, model.grid, model.n_prefix, 0, colours, fig=fig).savefig(path)
 
 def _save_overlay(path, image, map, query, interpolation):
-    "The picture and its map, side by side, in the picture's own shape; the query's patch is framed."
+    "The image and its map, side by side, in the image's shape; the query is framed."
     from PIL import Image, ImageDraw
     image = image.copy()
     image.thumbnail((1024, 1024))
-    if max(image.size) < 256: image = image.resize([n*256//max(image.size) or 1 for n in image.size], 0)   # 0: nearest
-    both = np.concatenate([np.asarray(image), overlay(image, map, interpolation=interpolation)], 1)
-    both = Image.fromarray(both)
+    if max(image.size) < 256:
+        size = [n*256//max(image.size) or 1 for n in image.size]
+        image = image.resize(size, Image.Resampling.NEAREST)
+    over = overlay(image, map, interpolation=interpolation)
+    both = Image.fromarray(np.concatenate([np.asarray(image), over], 1))
     if isinstance(query, tuple):
         (h, w), (r, c) = map.shape, query
         for x0 in (0, image.width):
-            box = x0 + c*image.width/w, r*image.height/h, x0 + (c + 1)*image.width/w - 1, (r + 1)*image.height/h - 1
+            left, right = (x0 + n*image.width/w for n in (c, c + 1))
+            upper, lower = (n*image.height/h for n in (r, r + 1))
+            box = left, upper, right - 1, lower - 1
             ImageDraw.Draw(both).rectangle(box, outline='lime', width=2)
     both.save(path, format='PNG')
 
 # %% ../nbs/09_attention_maps.ipynb #9ab52202
 def _parser():
-    p = OneLineParser(prog='vit_attention', allow_abbrev=False, description=vit_attention.__doc__,
-                      epilog='Example: vit_train --name demo, then vit_attention output/demo cat.jpg. '
-                             'Errors are one line; the exit status is 2.')
+    p = OneLineParser(prog='vit_attention', allow_abbrev=False,
+                      description=vit_attention.__doc__,
+                      epilog='Example: vit_train --name demo, then vit_attention '
+                             'output/demo cat.jpg. Errors are one line; the exit '
+                             'status is 2.')
     def place(s):
         if s in ('cls', 'mean'): return s
         row, _, column = s.partition(',')
         return int(row), int(column)
-    def size(s): h, _, w = s.lower().partition('x'); return (int(h), int(w)) if w else int(h)
+    def size(s):
+        h, _, w = s.lower().partition('x')
+        return (int(h), int(w)) if w else int(h)
     place.__name__, size.__name__ = 'query', 'image size'
-    p.add_argument('source', metavar='RUN_OR_CHECKPOINT', 
-                   help='a run folder, a checkpoint file, or the name of a fetched one (`vit_weights list`)')
+    p.add_argument('source', metavar='RUN_OR_CHECKPOINT',
+                   help='a run folder, a checkpoint file, or the name of a fetched one '
+                        '(`vit_weights list`)')
     p.add_argument('images', nargs='+', metavar='IMAGE', help='picture files')
     p.add_argument('--method', choices=('raw', 'rollout', 'relevance'), default='raw',
                    help='the map to lay over the picture (default raw)')
     p.add_argument('--layer', type=int, metavar='N',
-                   help='layer for --method raw, from 0, negative from the end (default the last)')
-    p.add_argument('--head', type=int, metavar='N', help='head for --method raw, from 0 (default the mean of all)')
+                   help='layer for --method raw, from 0, negative from the end '
+                        '(default the last)')
+    p.add_argument('--head', type=int, metavar='N',
+                   help='head for --method raw, from 0 (default the mean of all)')
     p.add_argument('--query', type=place, metavar='cls|mean|ROW,COL',
-                   help='whose row: the class token, the mean of all patches, or a patch (default what the head reads)')
+                   help='whose row: the class token, the mean of all patches, or a '
+                        'patch (default what the head reads)')
     p.add_argument('--target', metavar='CLASS',
-                   help="the class for --method relevance, a number or, where the checkpoint has names, its name (default the predicted one)")
-    p.add_argument('--img_size', type=size, metavar='PIXELS', help="a side or HxW (default the checkpoint's own)")
+                   help="the class for --method relevance, a number or, where the "
+                        "checkpoint has names, its name (default the predicted one)")
+    p.add_argument('--img_size', type=size, metavar='PIXELS',
+                   help="a side or HxW (default the checkpoint's own)")
     p.add_argument('--scale', choices=('auto', *SCALES), default='auto',
-                   help='mean and deviation of the pictures (auto: as the checkpoint was trained)')
-    p.add_argument('--interpolation', choices=('nearest', 'bilinear'), default='nearest',
+                   help='mean and deviation of the images (auto: as the checkpoint was '
+                        'trained)')
+    p.add_argument('--interpolation', choices=('nearest', 'bilinear'),
+                   default='nearest',
                    help='of the overlay (default nearest: the patches as they are)')
-    p.add_argument('--colours', choices=('shared', 'own'), default='shared',
-                   help='of the grid: one scale for all heads, or each its own (default shared)')
-    p.add_argument('--html', action='store_true', help='write explorer.html too: a page to click in, without any request')
+    p.add_argument('--colours', choices=('own', 'shared'), default='own',
+                   help="each head on its own colour scale, from 0 to its 98th "
+                        "percentile, or all on a shared one (default own)")
+    p.add_argument('--html', action='store_true',
+                   help='write explorer.html too: a page to click in, without any '
+                        'request')
     p.add_argument('--out', type=Path, default=Path('attention'), metavar='DIR',
                    help='folder for the results (default attention)')
     return p

@@ -122,19 +122,20 @@ function make(tag, properties = {}, ...children) {
 const percent = x => `${(100 * x).toFixed(1)} %`;
 const clamp = (x, most) => Math.max(0, Math.min(x, most));
 
-/** Smallest and largest value of the patches of a row that starts at `at`. */
+/** Of the patches of a row that starts at `at`: the largest weight, and where their own colour scale ends. That is the
+ *  98th percentile, so that one patch cannot darken all others, but not less than a hundredth of the largest. */
 function range(rows, at, maps) {
-  let lo = Infinity, hi = 0;
-  for (let j = at + maps.n_prefix; j < at + maps.tokens; j++) { if (rows[j] < lo) lo = rows[j]; if (rows[j] > hi) hi = rows[j]; }
-  return [lo, hi];
+  const sorted = rows.slice(at + maps.n_prefix, at + maps.tokens).sort(), last = sorted.length - 1;
+  const i = Math.floor(.98 * last), next = sorted[Math.min(i + 1, last)];
+  return { largest: sorted[last], top: Math.max(sorted[i] + (.98 * last - i) * (next - sorted[i]), sorted[last] / 100) };
 }
 
-/** Paint the patches of a row, one pixel each: CSS makes them larger, so the browser does the interpolation. */
-function paint(canvas, rows, at, maps, [lo, hi]) {
+/** Paint the patches of a row from 0 to `top`, one pixel each: CSS makes them larger, so the browser does the interpolation. */
+function paint(canvas, rows, at, maps, top) {
   canvas.pixels ??= canvas.getContext('2d').createImageData(maps.w, maps.h);
-  const { data } = canvas.pixels, factor = hi > lo ? 255 / (hi - lo) : 0;
+  const { data } = canvas.pixels, factor = top > 0 ? 255 / top : 0;
   for (let i = 0, j = at + maps.n_prefix; i < data.length; i += 4, j++) {
-    const c = 4 * Math.round(clamp((rows[j] - lo) * factor, 255));
+    const c = 4 * Math.round(clamp(rows[j] * factor, 255));
     data[i] = COLOURS[c]; data[i + 1] = COLOURS[c + 1]; data[i + 2] = COLOURS[c + 2]; data[i + 3] = 255;
   }
   canvas.getContext('2d').putImageData(canvas.pixels, 0, 0);
@@ -169,7 +170,6 @@ class Pane {
     this.thumbs = Array.from({ length: layers * heads }, (_, m) => {
       const [layer, head] = [Math.floor(m / heads), m % heads];
       const thumb = make('canvas', { width: w, height: h, className: 'vx-map', role: 'gridcell', 'aria-label': `layer ${layer}, head ${head}` });
-      thumb.title = `layer ${layer}, head ${head}`;
       thumb.addEventListener('click', () => view.set({ layer, head, method: 'raw' }));
       thumb.addEventListener('keydown', e => this.step(e, layer, head));
       return thumb;
@@ -190,9 +190,10 @@ class Pane {
         make('div', { className: 'vx-query' }, make('h3', {}, maps.label), this.stage,
           make('div', { className: 'vx-chips', role: 'group', 'aria-label': 'Prefix tokens' }, ...this.chips)),
         make('div', { className: 'vx-large' }, this.title = make('h3'), stage(this.big, this.marks[1]),
-          make('div', { className: 'vx-bar' }, this.ends[0], make('i', { className: 'vx-ramp' }), this.ends[1]))),
+          make('div', { className: 'vx-bar' }, this.ends[0], make('i', { className: 'vx-ramp' }), this.ends[1]),
+          this.limit = make('p', { className: 'vx-note' }))),
       make('div', { className: 'vx-right' },
-        make('div', { className: 'vx-all' }, make('h3', {}, 'All heads', make('small', {}, 'layers down, heads across')), this.grid),
+        make('div', { className: 'vx-all' }, make('h3', {}, 'All heads', this.scale = make('small')), this.grid),
         this.facts)));
   }
 
@@ -257,18 +258,21 @@ class Pane {
     this.stage.setAttribute('aria-label', `${maps.label}: query ${maps.name(query)} of ${maps.h} rows and ${maps.w} columns. Arrow keys move it.`);
 
     const rows = maps.raw(query), ranges = this.thumbs.map((_, m) => range(rows, m * tokens, maps));
-    const whole = [0, Math.max(...ranges.map(r => r[1]))], shared = view.get('scale') === 'shared';
+    const whole = Math.max(...ranges.map(r => r.largest)), shared = view.get('scale') === 'shared';
     this.thumbs.forEach((thumb, m) => {
-      paint(thumb, rows, m * tokens, maps, shared ? whole : ranges[m]);
+      paint(thumb, rows, m * tokens, maps, shared ? whole : ranges[m].top);
+      thumb.title = `layer ${Math.floor(m / heads)}, head ${m % heads}: largest weight ${percent(ranges[m].largest)}`;
       thumb.setAttribute('aria-selected', method === 'raw' && m === chosen);
       thumb.tabIndex = m === chosen ? 0 : -1;
     });
 
     const row = this.row = method === 'raw' ? rows.slice(chosen * tokens, (chosen + 1) * tokens) : maps.joint(method, query, rank);
-    const [lo, hi] = shared ? (method === 'raw' ? whole : [0, range(row, 0, maps)[1]]) : range(row, 0, maps);
-    paint(this.big, row, 0, maps, [lo, hi]);
-    this.ends[0].textContent = percent(lo);
-    this.ends[1].textContent = percent(hi);
+    const { largest, top } = range(row, 0, maps), end = !shared ? top : method === 'raw' ? whole : largest;
+    paint(this.big, row, 0, maps, end);
+    this.ends[0].textContent = percent(0);
+    this.ends[1].textContent = (end < largest ? '≥ ' : '') + percent(end);
+    this.scale.textContent = `layers down, heads across; ${shared ? 'one scale for all' : 'each on its own scale'}`;
+    this.limit.textContent = `${shared ? 'One scale for all' : 'Own scale, saturated above its 98th percentile'}; largest weight ${percent(largest)}`;
     const what = method === 'raw' ? `layer ${layer}, head ${head}` : method === 'rollout' ? `rollout of ${maps.layers} layers`
       : rank < 0 ? 'relevance: not computed for this class' : `relevance for ${classes[rank].name}`;
     this.title.textContent = what[0].toUpperCase() + what.slice(1);

@@ -117,14 +117,16 @@ def picture(
 
 # %% ../nbs/10_explorer.ipynb #652e8496
 class AttentionExplorer(anywidget.AnyWidget):
-    """Click a patch, see what every head of every layer attends to from there; in JupyterLab, Notebook, VS Code, or a file
-    (`save_html`).
+    """Click a patch, see what every head of every layer attends to from there; in
+    JupyterLab, Notebook, VS Code, or a file (`save_html`).
 
-    What is looked at are traits, the same in Python and in the browser: `image`, `compare` (another one to show beside it,
-    or -1), `query` (token number), `layer`, `head`, `method` ('raw', 'rollout', 'relevance'), `target` (class number),
-    `opacity`, `interpolation` ('nearest', 'bilinear'), `scale` ('own': each map from its smallest to its largest weight,
-    'shared': all from 0 to the largest). Set them, or `observe` them. TraitError for a value that does not exist;
-    ValueError or DataError for a model or a picture that cannot be shown."""
+    What is looked at are traits, the same in Python and in the browser: `image`,
+    `compare` (another one to show beside it, or -1), `query` (token number), `layer`,
+    `head`, `method` ('raw', 'rollout', 'relevance'), `target` (class number),
+    `opacity`, `interpolation` ('nearest', 'bilinear'), `scale` of the colours ('own':
+    each map from 0 to its 98th percentile; 'shared': all from 0 to the largest weight).
+    Set them, or `observe` them. TraitError for a value that does not exist; ValueError
+    or DataError for a model or an image that cannot be shown."""
     _assets = Path(str(files('vit_course')))
     _esm, _css = _assets/'explorer.js', _assets/'explorer.css'
     pictures = traitlets.List().tag(sync=True)
@@ -137,68 +139,88 @@ class AttentionExplorer(anywidget.AnyWidget):
     scale = traitlets.Enum(('own', 'shared'), 'own').tag(sync=True)
 
     def __init__(self,
-        model:nn.Module|dict,    # a VisionTransformer; or several to compare, {name: model}
-        images,                  # file, PIL image or uint8 (H,W,3); a list of them, {name: image}, or a scaled tensor (B,C,H,W)
+        model:nn.Module|dict,    # a VisionTransformer; or several, {name: model}
+        images,                  # file, PIL image or uint8 (H,W,3); a list of them,
+                                 # {name: image}, or a scaled tensor (B,C,H,W)
         classes:list[str]=None,  # names of the classes; their numbers when None
-        mean:float|list=0.5,     # subtracted from pixels in [0, 1], one number or one a channel
-        std:float|list=0.5,      # and divided by
+        mean:float|list=0.5,     # of pixels in [0, 1]: a number, or one a channel
+        std:float|list=0.5,      # deviation, likewise
         **traits):               # such as query=17
         self._models = model if isinstance(model, dict) else {'': model}
         self._classes, self._scaling = classes, (mean, std)
         if isinstance(images, (str, Path, Image.Image, np.ndarray)): images = [images]
-        named = images.items() if isinstance(images, dict) else ((self._name(o, i), o) for i, o in enumerate(images))
+        if isinstance(images, dict): named = images.items()
+        else: named = [(self._name(o, i), o) for i, o in enumerate(images)]
         pictures = [p for name, image in named for p in self._look(image, name)]
-        if not pictures: raise ValueError("the explorer needs at least one model and one picture")
+        if not pictures:
+            raise ValueError("the explorer needs at least one model and one picture")
         super().__init__(pictures=pictures)
-        start = dict(layer=pictures[0]['layers'] - 1, target=next((c['id'] for c in pictures[0]['classes']), -1))
+        first = pictures[0]
+        target = first['classes'][0]['id'] if first['classes'] else -1
+        start = dict(layer=first['layers'] - 1, target=target)
         with self.hold_trait_notifications():
             for name, value in (start | traits).items(): self.set_trait(name, value)
 
     @staticmethod
     def _name(image, i=0): # what to call a picture that came without a name
-        path = image if isinstance(image, (str, Path)) else getattr(image, 'filename', '')
+        is_path = isinstance(image, (str, Path))
+        path = image if is_path else getattr(image, 'filename', '')
         return Path(path).name if path else f'picture {i}'
 
     def _look(self, image, name): # one picture for each model
         for model_name, model in self._models.items():
             cfg = bare(model).cfg
             (H, W), C = pair(cfg.img_size), cfg.in_chans
-            if C not in (1, 3): raise ValueError(f"this model takes images of {C} channels: only grey and RGB are shown")
+            if C not in (1, 3):
+                raise ValueError(f"this model takes images of {C} channels: only grey "
+                                 "and RGB are shown")
             if isinstance(image, torch.Tensor):
-                x, shown = image[None], unnormalise(image[None], *self._scaling)[0].numpy()
+                x = image[None]
+                shown = unnormalise(x, *self._scaling)[0].numpy()
             else:
                 file = isinstance(image, (str, Path, io.BytesIO))
                 im = open_image(image) if file else Image.fromarray(np.asarray(image))
-                im = im.convert('L' if C == 1 else 'RGB').resize((W, H), Image.Resampling.BILINEAR)
-                shown = np.array(im).reshape(H, W, C)
+                im = im.convert('L' if C == 1 else 'RGB')
+                shown = np.array(im.resize((W, H), Image.Resampling.BILINEAR))
+                shown = shown.reshape(H, W, C)
                 x = normalise(torch.from_numpy(shown)[None], *self._scaling)
-            yield picture(model, x, shown, f'{name} · {model_name}' if model_name else name, self._classes)
+            label = f'{name} · {model_name}' if model_name else name
+            yield picture(model, x, shown, label, self._classes)
 
     def _fits(self, i): # what each trait may be while picture `i` is shown
         p = self.pictures[i]
         (h, w), n = p['grid'], p['n_prefix']
-        twins = [j for j, o in enumerate(self.pictures) if j != i and (o['grid'], o['n_prefix']) == ([h, w], n)]
-        return dict(query=range(n + h*w), layer=range(p['layers']), head=range(p['heads']), compare=[-1, *twins],
-                    target=[c['id'] for c in p['classes']] or [-1], method=METHODS if p['relevance'] else METHODS[:2])
+        twins = [j for j, o in enumerate(self.pictures)
+                 if j != i and (o['grid'], o['n_prefix']) == ([h, w], n)]
+        return dict(query=range(n + h*w), layer=range(p['layers']),
+                    head=range(p['heads']), compare=[-1, *twins],
+                    target=[c['id'] for c in p['classes']] or [-1],
+                    method=METHODS if p['relevance'] else METHODS[:2])
 
-    @traitlets.validate('image', 'compare', 'query', 'layer', 'head', 'target', 'method')
+    @traitlets.validate('image', 'compare', 'query', 'layer', 'head', 'target',
+                        'method')
     def _check(self, proposal):
         name, value, n = proposal.trait.name, proposal.value, len(self.pictures)
-        if not 0 <= self.image < n and name != 'image': return value   # came with an `image` that is refused below
+        if not 0 <= self.image < n and name != 'image':
+            return value                 # came with an `image` that is refused below
         allowed = range(n) if name == 'image' else self._fits(self.image)[name]
         if value in allowed: return value
-        choices = f'0 to {allowed[-1]}' if isinstance(allowed, range) else ', '.join(map(str, allowed))
-        raise traitlets.TraitError(f"{name} is {value}, but it must be {'one of ' if len(allowed) > 1 else ''}{choices} "
-                                   "(for the picture that is shown)")
+        choices = ', '.join(map(str, allowed))
+        if isinstance(allowed, range): choices = f'0 to {allowed[-1]}'
+        one_of = 'one of ' if len(allowed) > 1 else ''
+        raise traitlets.TraitError(f"{name} is {value}, but it must be {one_of}"
+                                   f"{choices} (for the picture that is shown)")
 
     @traitlets.observe('image')
     def _move(self, change): # another picture may be smaller, or have other classes
         for name, allowed in self._fits(self.image).items():
             if getattr(self, name) not in allowed:
-                setattr(self, name, allowed[-1] if name in ('layer', 'head') else allowed[0])
+                last = name in ('layer', 'head')
+                setattr(self, name, allowed[-1 if last else 0])
 
     def __repr__(self):
-        look = ', '.join(f'{name}={getattr(self, name)!r}' for name in ('query', 'layer', 'head', 'method'))
+        names = 'query', 'layer', 'head', 'method'
+        look = ', '.join(f'{name}={getattr(self, name)!r}' for name in names)
         return f"AttentionExplorer({len(self.pictures)} pictures, {look})"
 
 # %% ../nbs/10_explorer.ipynb #05127648

@@ -6,9 +6,11 @@ import pytest
 from test_pictures import FULL, at_most, is_one_line
 
 pytest.importorskip('optuna')
-from vit_course import experiments as E
-from vit_course.experiments import collect, format_table, plot_results, read_runs, results_table, vit_sweep
-from vit_course.finetune import vit_train
+from vit_course.experiments import format_table, plot_results, results_table
+from vit_course.tools.commands import vit_sweep
+from vit_course.tools import sweep as S
+from vit_course.tools.runs import SweepError, collect, read_runs
+from vit_course.tools.commands import vit_train
 
 pytestmark = pytest.mark.skipif(os.name == 'nt', reason='Windows has neither pipes nor such names')
 RUN = ['--model_type', 'testing', '--img_size', '8', '--set', 'patch_size=2', '--device', 'cpu', '--num_steps', '4', '--eval_every', '2']
@@ -110,7 +112,7 @@ def test_runs_in_the_report(made, tmp_path, name, capsys):
 def test_a_report_on_edited_runs(made, tmp_path, in_process):
     "The whole way: markup in every text, a path that leads out, a depth without end, and weights of another model."
     pytest.importorskip('typst'); pypdf = pytest.importorskip('pypdf'); pytest.importorskip('pypandoc')
-    from vit_course.report import vit_report
+    from vit_course.tools.commands import vit_report
     runs = tmp_path/'runs'
     def edit(run, file, **kw): p = runs/run/file; p.write_text(json.dumps(json.loads(p.read_text()) | kw))
     for run in 'abcd': shutil.copytree(made/'run', runs/run)
@@ -169,7 +171,7 @@ def test_studies_by_hand(made, tmp_path, name, capsys):
                 for format in ('markdown', 'csv', 'latex'): format_table(results_table(tmp_path/'mine'), format)
                 if tried % 20 == 0 or 'frac' in what: plot_results(tmp_path/'mine'); plt.gcf().savefig(tmp_path/'x.png', dpi=20); plt.close()
                 collect(tmp_path/'mine')
-            except E.SweepError as e: assert '\n' not in str(e), what; refused += 1
+            except SweepError as e: assert '\n' not in str(e), what; refused += 1
     assert tried > 15 and refused
     with capsys.disabled(): print(f"\n{name}: {tried} edits, {refused} refused in one line")
 
@@ -195,14 +197,14 @@ def test_collected_studies_by_hand(made, tmp_path, capsys):
             try:
                 read_runs(path); format_table(results_table(path))
                 if tried % 50 == 0: plot_results(path); plt.gcf().savefig(tmp_path/'x.png', dpi=20); plt.close()
-            except E.SweepError as e: assert '\n' not in str(e), what; refused += 1
+            except SweepError as e: assert '\n' not in str(e), what; refused += 1
     assert tried > 400 and refused > 100
     with capsys.disabled(): print(f"\ncollected study: {tried} edits, {refused} refused in one line")
 
 
 def test_damaged_databases(made, tmp_path, in_process, monkeypatch, capsys):
     "The SQLite file of a study: cut, with bits turned over, with rows edited, or something else. The command goes on with the runs that are there, or says in one line what to do."
-    monkeypatch.setattr(E.time, 'sleep', lambda s: None); monkeypatch.setattr(E, '_running', lambda pid: False)      # the workers in it are gone
+    monkeypatch.setattr(S.time, 'sleep', lambda s: None); monkeypatch.setattr(S, '_exists', lambda pid: False)      # the workers in it are gone
     shutil.copytree(made/'mine', tmp_path/'mine')
     path, rng, tried, refused = tmp_path/'mine'/'study.db', random.Random(0), 0, 0
     whole = path.read_bytes()

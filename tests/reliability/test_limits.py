@@ -54,11 +54,11 @@ def study(folder, n, said):
 
 def test_many_trials(tmp_path):
     pytest.importorskip('optuna')
-    from vit_course.experiments import Board, open_storage
+    from vit_course.tools.sweep import TrialQueue, open_storage
     n = 200 if FULL else 20
     p = forks.Process(target=study, args=(tmp_path, n, tmp_path/'said')); p.start(); p.join(1500)
     assert p.exitcode == 0
-    trials = Board('many', open_storage(f"sqlite:///{tmp_path/'output'/'many'/'study.db'}")).trials()
+    trials = TrialQueue('many', open_storage(f"sqlite:///{tmp_path/'output'/'many'/'study.db'}")).trials()
     assert Counter(t.state.name for t in trials) == {'COMPLETE': n} and len({t.user_attrs['run'] for t in trials}) == n
     assert len(list((tmp_path/'output'/'many').glob('*/result.json'))) == n
     lines = (tmp_path/'said').read_text().splitlines()
@@ -71,8 +71,8 @@ def test_many_trials(tmp_path):
 def test_two_who_draw_the_same_point(tmp_path):
     "A worker that is slow to write down what it has drawn, while another draws the same point and begins: one run, not two."
     pytest.importorskip('optuna')
-    from vit_course.experiments import Board, open_storage
-    slow, fast = (Board('race', open_storage(f"sqlite:///{tmp_path/'race.db'}"), space=dict(depth=[3]), n=2) for _ in range(2))
+    from vit_course.tools.sweep import TrialQueue, open_storage
+    slow, fast = (TrialQueue('race', open_storage(f"sqlite:///{tmp_path/'race.db'}"), space=dict(depth=[3]), n=2) for _ in range(2))
     note, claims = slow.note, []
     def late(id, **attrs):
         if 'run' in attrs and not claims: claims.append(fast.claim())

@@ -1,5 +1,5 @@
 """Notebooks handed in, and answers for the report: whatever is in them, no code of theirs runs in our process, no file outside is read or written, and the
-command says what is wrong in one line each. (Code that attacks the jail: test_assignments.py, tests/answers/hostile.py; random text and formulas: test_report.py.)"""
+command says what is wrong in one line each. (Code that attacks the sandbox: test_assignments.py, tests/answers/hostile.py; random text and formulas: test_report.py.)"""
 import base64, csv, json, os, re
 
 import pytest
@@ -8,10 +8,11 @@ from conftest import ROOT
 from test_pictures import at_most
 from test_report import EVIL, pages
 
-from vit_course.assignments import can_jail, vit_assign
+from vit_course.tools.commands import vit_assign
+from vit_course.teach.sandbox import sandbox_problem
 
 from vit_course import report as R
-from vit_course.report import vit_report
+from vit_course.tools.commands import vit_report
 
 
 # --- the grader
@@ -30,14 +31,15 @@ def submissions():
         out[f'odd {i}'] = o
     return out
 
-RUN = {  # what can be read, and is run in the jail
+RUN = {  # what can be read, and is run in the sandbox
     'no cells': book(), 'nbformat 99': book(cell(), nbformat=99, nbformat_minor=-1), 'kinds': book(cell(kind='<script>'), cell(kind='heading'), cell(kind='code')), 'no fields': b'{"cells": [{"cell_type": "code", "source": "x = 1"}]}',
     'markup': book(cell('<!-- answer why_patches -->\n<script>alert(1)</script> =cmd() \x1b[2J', 'markdown'), metadata={'title': '<script>', 'kernelspec': {'name': '../../evil', 'argv': ['touch', 'owned']}}),
     'twice': b'{"cells": 3, "cells": []}', 'surrogates': b'{"cells": [{"cell_type": "code", "source": "x = \'\\udce9\'"}]}', 'null byte': book(cell('x = "\0"')), 'very long line': book(cell('x = "' + 'a'*10**6 + '"')), 'deep code': book(cell('x = ' + '('*5000 + ')'*5000))}
 STUDENTS = ['<script>alert(1)<', '=cmd()', '@sum', '-x', '+1', 'two\nlines', '"quoted" \'name\'', 'caf\udce9', '\x1b[2Jred', '\u202egnp', 'a,b;c', '$(touch owned)', '![x](y)', 'a'*240, ' ', '&lt;', '\U0001f431', '%s{0}', 'tab\t', '..x']
 
 
-@pytest.mark.skipif(bool(NO_JAIL := can_jail()), reason=f"students' code cannot be jailed here: {NO_JAIL}")
+@pytest.mark.skipif(bool(NO_SANDBOX := sandbox_problem()),
+                    reason=f"students' code cannot be locked in here: {NO_SANDBOX}")
 def test_graded_without_harm(in_process, tmp_path, capsys):
     "One call of `vit_assign grade` for all of them: a row each, no points, one line each; names of students are text in every file."
     folder = tmp_path/'in'
@@ -57,7 +59,7 @@ def test_graded_without_harm(in_process, tmp_path, capsys):
     with capsys.disabled(): print(f'\n{len(rows)} submissions that are no notebook, or a strange one: {len(rows)} rows, no points, no traceback')
     # a person's points come back under the same strange names
     with open(tmp_path/'read.csv', 'w', encoding='utf-8', errors='surrogateescape', newline='') as f: csv.writer(f).writerows([['student', 'exercise', 'points'], ['caf\udce9', 'why_patches', '0.25']])
-    from vit_course.assignments import read_course, read_manual
+    from vit_course.teach.grading import read_course, read_manual
     assert read_manual(tmp_path/'read.csv', [e for o in read_course(ROOT/'nbs').exercises.values() for e in o]) == {'caf\udce9': {'why_patches': .25}}
 
 
@@ -96,7 +98,7 @@ HARD = {'nested quotes': '> '*3000 + 'x', 'nested lists': '\n'.join('  '*i + '- 
 def test_hard_answers(name, tmp_path, in_process, monkeypatch):
     "`vit_report --answers` with text that is hard to read: a PDF, or one line."
     monkeypatch.setattr(R, 'execute', lambda nb, folder, **kw: nb)
-    monkeypatch.setattr(R, 'PATIENCE', 10)
+    monkeypatch.setattr('vit_course.tools.typesetting.PANDOC_TIMEOUT', 10)
     (tmp_path/'output').mkdir(); (tmp_path/'a.md').write_text(f'# Why patches?\n\n{HARD[name]}\n\n# Why not pixels?\n\nBecause.\n')
     with at_most(120): status, out, err = in_process(vit_report, '--lastname', 'Ada', '--answers', 'a.md')
     assert status in (0, 2) and 'Traceback' not in err and all(line.isprintable() for line in err.splitlines()), err

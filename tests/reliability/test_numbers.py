@@ -1,11 +1,12 @@
-"""Numbers that go wrong are noticed within ten steps: the run ends with the cause and a remedy, and the last good state stays. And folders of pictures of odd sizes."""
+"""Numbers that go wrong are noticed within ten steps: the run ends with the cause and a remedy, and the last good state stays. And folders of images of odd sizes."""
 import json, math, re
 
 import pytest, torch
 from PIL import Image
 from runs import FULL
 from fastai.callback.core import Callback
-from vit_course.finetune import FinetuneConfig, finetune, get_learner, vit_train
+from vit_course.finetune import FinetuneConfig, finetune, get_learner
+from vit_course.tools.commands import vit_train
 from vit_course.tools.run_folder import DivergenceError
 
 SMALL = dict(model_type='testing', device='cpu', train_batch_size=8, num_steps=60, eval_every=5)
@@ -83,7 +84,7 @@ def test_a_few_overflows_are_no_fault(tmp_path):
     assert r.steps == 60
 
 
-def pictures(folder, n, size=(8, 8)):
+def images(folder, n, size=(8, 8)):
     folder.mkdir(parents=True)
     im = Image.new('RGB', size, (len(folder.name) * 20, 128, 0))
     im.save(folder/'0.png')
@@ -95,7 +96,7 @@ def train(in_process, *more):
     return in_process(vit_train, '--name', 'x', '--dataset', 'folder', '--data_dir', 'd', '--model_type', 'testing', '--device', 'cpu', '--img_size', 8, '--num_steps', 4, '--train_batch_size', 8, *more)
 
 
-FOLDERS = {   # number of pictures in each class: what is said, None for a run
+FOLDERS = {   # number of images in each class: what is said, None for a run
     'a class without images': ({'train/cat': 9, 'train/dog': 0}, 'classes without images: dog'),
     'a class in test that is not in train': ({'train/cat': 9, 'train/dog': 9, 'test/cat': 2, 'test/emu': 2}, 'has classes that .* has not: emu'),
     'a class in valid that is not in train': ({'train/cat': 9, 'train/dog': 9, 'valid/emu': 2}, 'has classes that .* has not: emu'),
@@ -116,7 +117,7 @@ FOLDERS = {   # number of pictures in each class: what is said, None for a run
 def test_folders_of_odd_numbers(in_process, tmp_path, what):
     counts, words = FOLDERS[what]
     for name, n in counts.items():
-        pictures(tmp_path/'d'/name, n) if n else (tmp_path/'d'/name).mkdir(parents=True)
+        images(tmp_path/'d'/name, n) if n else (tmp_path/'d'/name).mkdir(parents=True)
     status, out, err = train(in_process)
     if words: assert status == 2 and re.search(words, err) and err.count('\n') == 1 and not (tmp_path/'output').exists(), err
     else: assert status == 0 and math.isfinite(json.loads((tmp_path/'output'/'x'/'result.json').read_text())['test_loss']), err
@@ -124,7 +125,7 @@ def test_folders_of_odd_numbers(in_process, tmp_path, what):
 
 def test_very_many_tiny_files(in_process, tmp_path):
     n = 100_000 if FULL else 2_000
-    for c in ('a', 'bb'): pictures(tmp_path/'d'/c, n//2)
+    for c in ('a', 'bb'): images(tmp_path/'d'/c, n//2)
     status, out, err = train(in_process)
     sizes = [int(v.replace(',', '')) for v in re.findall(r'([\d,]+) (?:train|validation|test)', out)]
     assert status == 0 and sum(sizes) == n and not err, err

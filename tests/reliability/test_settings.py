@@ -1,4 +1,4 @@
-"A run goes on only as it began: every setting, and the pictures themselves. And the same seed is the same run."
+"A run goes on only as it began: every setting, and the images themselves. And the same seed is the same run."
 import shutil
 from dataclasses import fields, replace
 
@@ -41,7 +41,7 @@ def test_every_setting(tmp_path):
 
 
 @pytest.mark.parametrize('what', ['one goes', 'one comes', 'one changes', 'another class', 'moved'])
-def test_the_pictures(tmp_path, what):
+def test_the_images(tmp_path, what):
     data = tmp_path/'d'
     for c in ('cat', 'dog'):
         (data/'train'/c).mkdir(parents=True)

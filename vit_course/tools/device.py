@@ -75,12 +75,13 @@ def bf16_gain(learn,             # a `Learner` on a CPU
         loss.backward()
         return time.perf_counter() - start
     n, training = 1, model.training
-    with torch.random.fork_rng([]):
-        model.train()
-        for on in (True, False): step(1, on)                   # the first ones are slow
-        while step(n, False) < seconds and n < len(x): n = min(2*n, len(x))
-        times = {on: min(step(n, on) for _ in range(1 + (n > 1))) for on in (True, False)}
-    model.train(training).zero_grad()
+    try:
+        with torch.random.fork_rng([]):
+            model.train()
+            for on in (True, False): step(1, on)               # the first ones are slow
+            while step(n, False) < seconds and n < len(x): n = min(2*n, len(x))
+            times = {on: min(step(n, on) for _ in range(1 + (n > 1))) for on in (True, False)}
+    finally: model.train(training).zero_grad()
     return times[False] / times[True]
 
 # %% ../../nbs/tools/device.ipynb #24b75aee

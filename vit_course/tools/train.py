@@ -6,8 +6,8 @@
 __all__ = ['train_run']
 
 # %% ../../nbs/tools/train.ipynb #fc7a5362
-import functools, math, platform, signal, subprocess, sys, time, warnings
-from dataclasses import asdict
+import functools, json, math, platform, signal, subprocess, sys, time, warnings
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,7 +33,7 @@ def train_run(cfg:FinetuneConfig,  # the run
     `<output_dir>/<name>/`. Ctrl-C stops after the step that is being made, saves, and raises
     `Interrupted`. Raises ConfigError, DataError, CheckpointError, or OSError when the disk
     refuses."""
-    cfg = resolve_config(cfg)
+    cfg = resolve_config(_same_warmup(cfg))
     path = Path(cfg.output_dir)/cfg.name
     with process_group(cfg.device) as group:
         finished = group.main_process_first(lambda: finished_result(path, cfg))
@@ -52,6 +52,15 @@ def train_run(cfg:FinetuneConfig,  # the run
             _begin(learn, path, cfg, group)
             _train(learn, path, cfg)
             return _finish(learn, path, cfg, group)
+
+def _same_warmup(cfg):
+    "A run that goes on keeps its warm-up, also when it has more steps now."
+    if not cfg.resume or cfg.warmup_steps is not None: return cfg
+    try:
+        text = (Path(cfg.output_dir)/str(cfg.name)/'config.json').read_text(encoding='utf-8')
+        return replace(cfg, warmup_steps=int(json.loads(text)['warmup_steps']))
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return cfg            # new, or damaged: that is seen, and said, when it is taken up
 
 def _begin(learn, path, cfg, group):
     "Take up the state that is there, or start anew."
@@ -156,7 +165,9 @@ def _announce(learn, cfg):
     print(f"{cfg.num_steps} steps of {cfg.train_batch_size} · {cfg.optimizer}, learning rate "
           f"{cfg.learning_rate:g} · {precision} on {_device_name(cfg.device)}", flush=True)
     if cfg.device == 'cpu' and not (cfg.fp16 or cfg.bf16) and _has_bf16():
-        gain = bf16_gain(learn)
+        try:
+            with memory_errors(): gain = bf16_gain(learn)
+        except torch.OutOfMemoryError: gain = 0.           # the first step will say what fits
         if gain > 1.2: note(f"--bf16 is about {gain:.1f} times as fast here")
     if cfg.warmup_steps >= cfg.num_steps:
         note(f"the warm-up of {cfg.warmup_steps} steps is as long as the run; "
