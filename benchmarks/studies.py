@@ -4,7 +4,8 @@ import argparse, sys, tempfile
 from pathlib import Path
 
 from common import ROOT, write_result
-from vit_course.studies import robustness, vit_sweep
+from vit_course.studies import robustness
+from vit_course.tools.commands import vit_sweep
 from vit_course.tools.runs import collect
 
 CHANGES = dict(tiny=dict(shuffle=[4, 2], shift=[1, 2], hide=[0.25, 0.5]), laptop=dict(shuffle=[8, 4], shift=[2, 4], hide=[0.25, 0.5]),

@@ -23,7 +23,8 @@ def command(tmp_path):
     "Run a command of the package in an empty folder; gives (status, stdout, stderr)."
     def run(module, *args, **kw):
         env = os.environ | {'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': ''}
-        p = subprocess.run([sys.executable, '-m', f'vit_course.{module}', *map(str, args)], cwd=kw.pop('cwd', tmp_path),
+        module = ['vit_course', module] if module.startswith('vit_') else [f'vit_course.{module}']
+        p = subprocess.run([sys.executable, '-m', *module, *map(str, args)], cwd=kw.pop('cwd', tmp_path),
                            env=env | kw.pop('env', {}), capture_output=True, text=True, timeout=kw.pop('timeout', 300), **kw)
         return p.returncode, p.stdout, p.stderr
     return run

@@ -1,22 +1,24 @@
 "Chapter 13: the homework that is made of the lessons, its tests, and the code of strangers."
-import ast, csv, json, os, re, shutil, socket, subprocess, sys, time
+import ast, builtins, csv, json, os, re, shutil, socket, subprocess, sys, time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
-from vit_course.teach import sandbox
-from vit_course.teach.assignments import build_assignment, vit_assign
-from vit_course.teach.editions import AssignmentError, PARTS, bound_and_used, directive, find_exercises, graded_names
-from vit_course.teach.editions import package_without, pieces, plain_edition, student_package
-from vit_course.teach.grading import add_up, cells_of, grade_notebook, grade_submission, read_course, read_submission
-from vit_course.teach.grading import run_test, write_grades
+from vit_course.teach import editions, sandbox
+from vit_course.teach.assignments import build_assignment
+from vit_course.tools.commands import vit_assign
+from vit_course.teach.editions import (AssignmentError, PARTS, bound_and_used, directive,
+    find_exercises, graded_names, package_without, pieces, plain_edition, student_package)
+from vit_course.teach.grading import (add_up, cells_of, grade_notebook, grade_submission,
+    read_course, read_submission, run_test, write_grades)
 from vit_course.teach.sandbox import Limits, Student, sandbox_problem
 
 LESSONS, HIDDEN = ROOT/'nbs', ROOT/'hidden_tests'
 COURSE = read_course(LESSONS, HIDDEN)
 NO_SANDBOX = sandbox_problem()
-in_sandbox = pytest.mark.skipif(bool(NO_SANDBOX), reason=f"students' code cannot be locked in here: {NO_SANDBOX}")
+in_sandbox = pytest.mark.skipif(bool(NO_SANDBOX),
+                                reason=f"students' code cannot be locked in here: {NO_SANDBOX}")
 SHORT = Limits(run=5, call=2, answers=6, cpu=6, memory=2**29)
 
 
@@ -25,7 +27,10 @@ def answers(name):
     parts = re.split(r'^# %% (.*)\n', (ROOT/'tests'/'answers'/name).read_text(encoding='utf-8'), flags=re.M)[1:]
     return [(*head.split(', ', 2), code) for head, code in zip(parts[::2], parts[1::2])]
 
-def made(lesson, solution=False): return plain_edition(lesson, pieces(COURSE.lessons[lesson], COURSE.exercises[lesson]), solution)
+def made(lesson, solution=False):
+    parts = pieces(COURSE.lessons[lesson], COURSE.exercises[lesson])
+    return plain_edition(lesson, parts, solution)
+
 def sources(nb): return [''.join(c['source']) for c in json.loads(nb)['cells'] if c['cell_type'] == 'code']
 
 def namespace(codes):
@@ -129,13 +134,23 @@ def test_package_of_the_sandbox_has_no_solution(name):
             if getattr(node, 'name', None) in names: assert 'left to you' in ast.get_source_segment(data.decode(), node)
 
 
+def test_what_an_exercise_hides_is_in_the_package():
+    "A function of the package that got another name would be an answer that nobody hides."
+    sources = [data for name, data in package_without(()).items() if name.endswith('.py')]
+    nodes = [n for data in sources for n in ast.parse(data).body]
+    defined = {n.name for n in nodes if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+    hidden = {(e.id, o) for found in COURSE.exercises.values() for e in found for o in e.hides}
+    assert len(hidden) >= 4 and not [(id, o) for id, o in hidden if o not in defined]
+
+
 def test_nbdev_takes_the_line_out():
     from nbdev.process import NBProcessor
     source = (LESSONS/'01_patches.ipynb').read_text(encoding='utf-8')
     assert source.count('#| exercise id=') == 3
     cells = NBProcessor(LESSONS/'01_patches.ipynb').nb.cells # as the documentation sees them
     assert not [c for c in cells if 'exercise id=' in c.source and c.cell_type == 'code']
-    for p in (ROOT/'vit_course').rglob('*.py'): assert 'exercise id=' not in p.read_text(encoding='utf-8')
+    for p in (ROOT/'vit_course').rglob('*.py'):
+        assert 'exercise id=' not in p.read_text(encoding='utf-8')
 
 
 @pytest.mark.parametrize('line, complaint', [
@@ -150,6 +165,19 @@ def test_heading_and_line_must_agree():
     for heading in ('### Exercise 1.1 · f  (★☆☆ · 10 min)', '### Exercise 1.1 · f  (★★☆ · 20 min)'):
         with pytest.raises(AssignmentError, match='other stars or minutes'): find_exercises([('markdown', heading), ('code', line)])
     with pytest.raises(AssignmentError, match='no heading'): find_exercises([('markdown', '## f'), ('code', line)])
+
+
+def test_what_is_sent_to_the_sandbox_is_complete():
+    """It is run as a program: whatever its functions use is in it, or built in. No part of the
+    package can be imported there."""
+    bound, used = bound_and_used(sandbox._PROGRAM)
+    assert {'serve', '_host', 'receive', 'unpack', '_enter_sandbox'} <= bound
+    assert used - bound <= set(vars(builtins)), used - bound - set(vars(builtins))
+    assert 'vit_course' not in sandbox._PROGRAM
+    for name in ('_memory_held', '_obey'):   # the test can fail: one function less is noticed
+        less = sandbox._PROGRAM.replace(f'def {name}(', 'def other(')
+        bound, used = bound_and_used(less)
+        assert name in used - bound
 
 
 # --- the code of strangers -------------------------------------------------------------------------------------------
@@ -189,7 +217,8 @@ def test_hostile(what, code, tmp_path, monkeypatch):
     assert not list(Path('/tmp').glob('vit_assign_*/work'))
 
 def strangers():
-    "Processes of students that outlived their sandbox: below our host, or below nobody. (Other tests may run beside this one.)"
+    """Processes of students that outlived their sandbox: below our host, or below nobody.
+    (Other tests may run beside this one.)"""
     for _ in range(50):
         out, parent, host = [], {}, Student._host[0].pid
         for p in Path('/proc').glob('[0-9]*'):
@@ -242,7 +271,8 @@ def test_without_a_sandbox_the_limits_hold():
     for code in ('def patchify(x, p):\n    while True: pass', 'import torch\ndef patchify(x, p): return torch.ones(2**33)',
                  'def patchify(x, p):\n    while True: print("a"*1000)'):
         start = time.monotonic()
-        results, _ = grade_notebook([code], tests[:1], sandbox=False, limits=Limits(run=60, call=3, memory=2**30))
+        limits = Limits(run=60, call=3, memory=2**30)
+        results, _ = grade_notebook([code], tests[:1], sandbox=False, limits=limits)
         assert results[0][1] and time.monotonic() - start < 40, results
 
 
@@ -308,16 +338,20 @@ def test_grade_from_the_command_line(capsys, tmp_path):
 def answer(exercise, what): return next(code for _, e, w, code in answers('01_patches.py') if (e, w) == (exercise, what))
 
 
+GRADE = 'grade', 'empty', '--out', 'x', '--lessons', LESSONS, '--tests', HIDDEN
+
 @pytest.mark.parametrize('args, complaint', [
     ((), 'required'), (('build',), '--out'), (('build', '--out', 'x', '--lessons', 'nowhere'), 'no exercises'), (('grade', '--out', 'x'), 'submissions'),
-    (('build', '--out', '.'), 'exists'), (('grade', 'empty', '--out', 'x', '--lessons', LESSONS, '--tests', HIDDEN, '--no_sandbox', '--jobs', '0'), 'at least 1'), (('build', '--out', 'a/b/c', '--lessons', LESSONS), 'is no folder'),
+    (('build', '--out', '.'), 'exists'), ((*GRADE, '--no_sandbox', '--jobs', '0'), 'at least 1'),
+    (('build', '--out', 'a/b/c', '--lessons', LESSONS), 'is no folder'),
     (('build', '--out', 'x', '--edition', 'word'), 'invalid choice'), (('grade', 'empty', '--out', 'x', '--limit', 'time=3'), 'is no limit'),
     (('grade', 'empty', '--out', 'x', '--lessons', LESSONS, '--tests', 'nowhere'), 'has no hidden test'),
     (('build', '--out', 'x', '--lessons', LESSONS, '--tests', 'nowhere', '--edition', 'otter'), 'has no hidden test'),
-    (('grade', 'empty', '--out', 'x', '--lessons', LESSONS, '--tests', HIDDEN, '--no_sandbox'), 'no folders')])
+    ((*GRADE, '--no_sandbox'), 'no folders'),
+    ((*GRADE, '--no_jail'), 'no folders')])   # its name in 0.1.0
 def test_bad_arguments_are_one_line(command, tmp_path, args, complaint):
     (tmp_path/'empty').mkdir()
-    status, out, err = command('teach.assignments', *args)
+    status, out, err = command('vit_assign', *args)
     lines = [l for l in err.splitlines() if 'no sandbox:' not in l]
     assert status == 2 and len(lines) == 1 and complaint in lines[0], err
     assert sorted(o.name for o in tmp_path.iterdir()) == ['empty']
@@ -405,6 +439,63 @@ for f in (lambda: create_vit('testing')(torch.zeros(1, 3, 16, 16)).shape[0], lam
     assert ask()[0].startswith('PatchEmbed is an exercise: 01_patches.ipynb')
 
 
+def in_folder(folder, code):
+    "Run code as a student does, who has started Python in a folder."
+    env = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
+    return subprocess.run([sys.executable, '-c', code], cwd=folder, capture_output=True, text=True,
+                          env=env | dict(OMP_NUM_THREADS='1', MPLBACKEND='Agg'))
+
+def test_the_whole_package_of_students_can_be_imported(tmp_path):
+    """With all stubs in place: each module, in folders too, and what lesson 0 takes from a tool.
+    The instructor's modules are not there."""
+    build_assignment(LESSONS, tmp_path/'out')
+    folder = tmp_path/'out'/'vit_course'
+    files = [p.relative_to(tmp_path/'out') for p in sorted(folder.rglob('[a-z]*.py'))]
+    modules = ['.'.join(p.with_suffix('').parts) for p in files]
+    assert 'vit_course.tools.doctor' in modules and not (folder/'teach').exists()
+    code = f"""import importlib
+for m in {modules}: print(importlib.import_module(m).__file__)
+from vit_course.tools.doctor import Check
+print(Check('pictures', 'FAIL', 'cat is empty', 'ls -R pictures'))"""
+    done = in_folder(tmp_path/'out', code)
+    assert done.returncode == 0, done.stderr
+    *files, check = done.stdout.splitlines()
+    assert all(f.startswith(str(folder)) for f in files)
+    assert check.split() == 'FAIL pictures cat is empty --> ls -R pictures'.split()
+
+
+def test_answers_in_folders_of_the_package(tmp_path, monkeypatch):
+    "An exercise's function, and one that would answer it, may lie in any module, however deep."
+    root = tmp_path/'original'/'vit_course'
+    (root/'tools'/'deep').mkdir(parents=True); (root/'teach').mkdir()
+    for name in ('__init__.py', 'tools/__init__.py', 'tools/deep/__init__.py'): (root/name).touch()
+    twice = 'def double(x):\n    "Twice."\n    return 2*x # the secret\n'
+    for name in ('flat.py', 'tools/one.py', 'tools/deep/two.py', 'teach/three.py'):
+        (root/name).write_text(twice)
+    twofold = twice.replace('double', 'twofold')
+    (root/'tools'/'other.py').write_text(f'from .one import double\n{twofold}')
+    monkeypatch.setattr(editions, 'package_folder', lambda: root)
+    line = '#| exercise id=double part=heads points=0.1 minutes=5 difficulty=1 hides=twofold'
+    heading = '### Exercise 1.1 · double  (★☆☆ · 5 min)'
+    cells = [('markdown', heading), ('code', f'{line}\n{twice}')]
+    lessons = {'lesson': (cells, find_exercises(cells, 'lesson'))}
+    files = student_package(lessons)
+    assert not any('teach' in name or b'the secret' in data for name, data in files.items())
+    emptied = package_without(graded_names(*lessons['lesson']))
+    assert not any(b'the secret' in data for data in emptied.values())
+    nb = dict(cells=[dict(cell_type='code', source=['def double(x): return [x, x]'])])
+    for name, data in (files | {'lesson.ipynb': json.dumps(nb).encode()}).items():
+        (tmp_path/name).parent.mkdir(parents=True, exist_ok=True); (tmp_path/name).write_bytes(data)
+    code = """from vit_course import flat
+from vit_course.tools import one, other
+from vit_course.tools.deep import two
+print(*[m.double(3) for m in (flat, one, two, other)])
+try: other.twofold(3)
+except NotImplementedError as e: print(e)"""
+    done = in_folder(tmp_path, code)
+    assert done.stdout.splitlines() == ['[3, 3] [3, 3] [3, 3] [3, 3]', 'left to you'], done.stderr
+
+
 def test_everything_right_is_five_points_and_the_bonus(tmp_path):
     if NO_SANDBOX: pytest.skip(NO_SANDBOX)
     (tmp_path/'ada').mkdir()
@@ -412,7 +503,8 @@ def test_everything_right_is_five_points_and_the_bonus(tmp_path):
     r = grade_submission(tmp_path/'ada', COURSE, seed=0)
     read = {e.id: e.points for o in COURSE.exercises.values() for e in o if e.manual}
     assert not r['notes'] and r['open'] == pytest.approx(sum(read.values())) and r['points'] == pytest.approx(5.3 - r['open'])
-    assert all(r['answers'].values()) and add_up(r, read)['points'] == pytest.approx(5.3) and r['open'] == 0
+    assert all(r['answers'].values())
+    assert add_up(r, read)['points'] == pytest.approx(5.3) and r['open'] == 0
 
 
 def test_grading_goes_on(tmp_path):
@@ -425,11 +517,13 @@ def test_grading_goes_on(tmp_path):
     assert next(grading)['student'] == 'ada'; grading.close()                                  # stopped
     assert not (out/'ben'/'report.json').exists() and len((out/'grades.csv').read_text().splitlines()) == 2
     seed = json.loads((out/'grading.json').read_text())['seed']
-    assert [r['student'] for r in write_grades(folder, out, course, sandbox=not NO_SANDBOX)] == ['ben', 'cyd']
+    rest = write_grades(folder, out, course, sandbox=not NO_SANDBOX)
+    assert [r['student'] for r in rest] == ['ben', 'cyd']
     (out/'cyd'/'report.json').write_text('{')                                                  # as if the disk had been full
     hand_in('ben', 'def double(x): return 3*x')
     (out/'to_read.csv').write_text('student,exercise,of,points\nada,why,0.1,0.05\n')
-    graded = {r['student']: r for r in write_grades(folder, out, course, jobs=2, sandbox=not NO_SANDBOX)}
+    again = write_grades(folder, out, course, jobs=2, sandbox=not NO_SANDBOX)
+    graded = {r['student']: r for r in again}
     assert sorted(graded) == ['ben', 'cyd'] and {r['seed'] for r in graded.values()} == {seed}
     rows = {r['student']: r for r in csv.DictReader(open(out/'grades.csv', encoding='utf-8'))}
     assert [float(rows[o]['double']) for o in ('ada', 'ben', 'cyd')] == [.1, 0, .1] and float(rows['ada']['why']) == .05

@@ -105,7 +105,7 @@ def test_goes_on_with_another_number_of_processes(tmp_path, monkeypatch, capsys)
     (dict(WORLD_SIZE='2', RANK='0', LOCAL_RANK='0', LOCAL_WORLD_SIZE='2'), ['--train_batch_size', '7', '--gradient_accumulation_steps', '4'], 'at least one image'),
 ], ids=lambda v: ' '.join(v) if isinstance(v, list) else None)
 def test_mistake_is_one_line(tmp_path, monkeypatch, capsys, env, args, words):
-    from vit_course.finetune import vit_train
+    from vit_course.tools.commands import vit_train
     monkeypatch.chdir(tmp_path); monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
     for k in ('WORLD_SIZE', 'RANK', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE'): monkeypatch.delenv(k, raising=False)
     for k, v in env.items(): monkeypatch.setenv(k, v)
@@ -115,7 +115,7 @@ def test_mistake_is_one_line(tmp_path, monkeypatch, capsys, env, args, words):
 
 
 def test_only_the_first_says_what_all_find(tmp_path, monkeypatch, capsys):
-    from vit_course.finetune import vit_train
+    from vit_course.tools.commands import vit_train
     monkeypatch.chdir(tmp_path)
     for k, v in dict(WORLD_SIZE='2', RANK='1', LOCAL_RANK='1', LOCAL_WORLD_SIZE='2').items(): monkeypatch.setenv(k, v)
     assert vit_train(['--name', 'x', '--model_type', 'nothing']) == 2 and capsys.readouterr().err == ''

@@ -7,8 +7,8 @@ from vit_course.tools import doctor
 root = Path(__file__).parent.parent
 
 def run(*args):
-    "`python -m vit_course.tools.doctor`, in a process of its own."
-    return subprocess.run([sys.executable, '-m', 'vit_course.tools.doctor', *args], cwd=root, capture_output=True, text=True)
+    "`python -m vit_course vit_doctor`, in a process of its own."
+    return subprocess.run([sys.executable, '-m', 'vit_course', 'vit_doctor', *args], cwd=root, capture_output=True, text=True)
 
 def settings():
     ini = configparser.ConfigParser(delimiters=['='])
@@ -50,13 +50,13 @@ def test_import_is_light():
     assert p.stdout.strip() == ''
 
 def test_healthy(healthy, capsys):
-    assert doctor.vit_doctor([]) == 0
+    assert doctor.print_checks() == 0
     out = capsys.readouterr().out
     assert 'none failed' in out and 'FAIL ' not in out and 'warning ' not in out
 
 def test_warning_is_no_failure(healthy, capsys):
     healthy.setattr(doctor, 'free_memory', lambda: 2**29)
-    assert doctor.vit_doctor([]) == 0
+    assert doctor.print_checks() == 0
     assert 'none failed, warnings: 1' in capsys.readouterr().out
 
 REINSTALL = 'pip install --force-reinstall'
@@ -77,7 +77,7 @@ NO_NMS = 'RuntimeError: operator torchvision::nms does not exist'
 ])
 def test_one_broken_thing_is_one_failure_with_one_command(healthy, capsys, name, broken, command):
     healthy.setattr(doctor, name, broken)
-    assert doctor.vit_doctor([]) == 1
+    assert doctor.print_checks() == 1
     failures = [o for o in capsys.readouterr().out.splitlines() if o.startswith('FAIL')]
     assert len(failures) == 1 and failures[0].endswith(f'--> {command}')
 
@@ -89,7 +89,7 @@ def test_an_operator_that_lies(monkeypatch):
 
 def test_full_disk(healthy, capsys):
     healthy.setattr(doctor.shutil, 'disk_usage', lambda path: type('Usage', (), dict(free=1000)))
-    assert doctor.vit_doctor([]) == 1
+    assert doctor.print_checks() == 1
     assert '--> pip cache purge' in capsys.readouterr().out
 
 def test_unwritable_folder(tmp_path):

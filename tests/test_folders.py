@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from vit_course.data import DataError, get_dls, load_folder
-from vit_course.finetune import vit_train
+from vit_course.tools.commands import vit_train
 
 
 def tree(root, **counts):

@@ -5,8 +5,9 @@ import nbformat, pypdf, pytest
 from conftest import ROOT
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
 from vit_course import report as R
-from vit_course.finetune import vit_train
-from vit_course.report import model_table, vit_report
+from vit_course.tools.commands import vit_train
+from vit_course.report import model_table
+from vit_course.tools.commands import vit_report
 from vit_course.tools.report_notebook import (PLACEHOLDER, QUESTIONS, answered, check_lastname, execute,
                                               sections)
 from vit_course.tools.report_runs import Run, command_of, experiment_tables, find_runs
@@ -84,7 +85,7 @@ def test_student(home, command, capsys):
     nbformat.write(nb, home/'report'/'report.ipynb')
     (home/'my images').mkdir()
     Image.new('RGB', (40, 30), 'red').save(home/'my images'/'a_b #c$.png')
-    status, out, err = command('report', '--lastname', 'Ada', '--strict', '--images', 'my images',
+    status, out, err = command('vit_report', '--lastname', 'Ada', '--strict', '--images', 'my images',
                                cwd=home, env=OFFLINE)
     assert (status, err) == (1, 'not complete: not answered: Why not pixels?\n') and out == f"{os.path.join('report', 'Ada_ViT.pdf')}\n"
     assert nbformat.read(home/'report'/'report.ipynb', 4) == nb                  # a copy was executed

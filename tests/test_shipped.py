@@ -8,7 +8,8 @@ from skimage import data
 from vit_course import checkpoints as C
 from vit_course.attention_maps import vit_attention
 from vit_course.checkpoints import CHECKPOINTS, CheckpointError, download, load_checkpoint, place_of, save_checkpoint, verify_checkpoint, vit_weights
-from vit_course.finetune import FinetuneConfig, finetune, get_learner, vit_train
+from vit_course.finetune import FinetuneConfig, finetune, get_learner
+from vit_course.tools.commands import vit_train
 from vit_course.vit import count_parameters, create_vit
 
 NAME = 'vit-tiny-4-cifar10'

@@ -8,7 +8,8 @@ import vit_course.finetune as ft
 from vit_course.tools import device
 from fastai.callback.core import Callback
 from vit_course.data import ImageSet, TrainBatches, keep_on_device
-from vit_course.finetune import FinetuneConfig, RunResult, finetune, get_learner, vit_train
+from vit_course.finetune import FinetuneConfig, RunResult, finetune, get_learner
+from vit_course.tools.commands import vit_train
 from vit_course.tools.device import OutOfDeviceMemory
 from vit_course.vit import count_flops
 

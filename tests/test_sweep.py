@@ -12,7 +12,7 @@ QUICK = ['--model_type', 'testing', '--img_size', '8', '--set', 'patch_size=2', 
 @pytest.fixture
 def sweep(in_process):
     "vit_sweep in this process: (status, stdout, stderr)."
-    from vit_course.studies import vit_sweep
+    from vit_course.tools.commands import vit_sweep
     return functools.partial(in_process, vit_sweep)
 
 
@@ -119,7 +119,7 @@ def test_a_loss_that_is_not_a_number_is_an_answer(sweep, tmp_path):
 
 def start(tmp_path, *args):
     env = os.environ | {'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
-    return subprocess.Popen([sys.executable, '-m', 'vit_course.studies', *map(str, args), *QUICK], cwd=tmp_path, env=env,
+    return subprocess.Popen([sys.executable, '-m', 'vit_course', 'vit_sweep', *map(str, args), *QUICK], cwd=tmp_path, env=env,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -255,7 +255,7 @@ def test_two_who_enqueue_the_same_run(url, monkeypatch):
 
 @pytest.mark.parametrize('ours', [False, True])
 def test_two_who_take_the_same_trial(url, monkeypatch, ours):
-    "SQLite locks at the first write, when both have read that it waits; `open_storage` locks before."
+    "SQLite locks at the first write, when both have read; `open_storage` locks before."
     import optuna
     from vit_course.tools.sweep import open_storage
     storages = [open_storage(url) if ours else optuna.storages.RDBStorage(url) for _ in range(2)]
@@ -313,7 +313,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 @pytest.mark.skipif(os.name == 'nt', reason='Windows has no SIGKILL')
 def test_killed_before_the_first_heartbeat(url):
-    "Optuna waits for ever for who never showed a sign of life; a process that is gone is dead at once."
+    "Optuna waits for ever for who never showed a sign of life; a process that is gone is dead."
     import optuna
     study = optuna_study(optuna.storages.RDBStorage(url, heartbeat_interval=1, grace_period=1))
     study.ask()
@@ -331,7 +331,7 @@ def test_killed_before_the_first_heartbeat(url):
 
 
 def test_dying_while_the_dead_are_buried(url, monkeypatch):
-    "Optuna fails the stale trial, then enqueues it: whoever dies in between takes the run with him."
+    "Optuna fails the stale trial, then enqueues it: who dies in between takes the run with him."
     import optuna
     def dies(*args, **kw): raise KeyboardInterrupt
     storage = optuna.storages.RDBStorage(url, heartbeat_interval=1, grace_period=1,
@@ -353,7 +353,7 @@ def test_dying_while_the_dead_are_buried(url, monkeypatch):
 
 @pytest.mark.parametrize('kind', ['sqlite', 'journal'])
 def test_a_study_of_the_first_version(url, tmp_path, kind):
-    "What the first version wrote: every state, a dead worker, a search whose points are lists in JSON."
+    "What it wrote: every state, a dead worker, a search, sizes that are lists in JSON."
     import optuna
     from vit_course.tools.sweep import Range, TrialQueue, open_storage
     where = url if kind == 'sqlite' else f"journal:{tmp_path/'queue.log'}"
@@ -373,7 +373,7 @@ def test_a_study_of_the_first_version(url, tmp_path, kind):
     claim = queue.claim()
     assert (claim.settings, claim.seed) == (dict(patch_size=(4, 4)), 2)           # what waited
     queue.finish(claim, 0.7)
-    assert queue.claim() is None                                        # the other one may still be alive
+    assert queue.claim() is None                                        # it may still be alive
     time.sleep(0.3)
     claim = queue.claim()
     assert (claim.settings, claim.seed) == (dict(patch_size=(4, 4)), 1)

@@ -88,7 +88,7 @@ MISTAKES = [
 @pytest.fixture
 def fast_main(in_process):
     "vit_train in this process: (status, stdout, stderr)."
-    from vit_course.finetune import vit_train
+    from vit_course.tools.commands import vit_train
     return functools.partial(in_process, vit_train)
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['vit_config', 'model_table', 'best_run', 'images_for', 'as_input', 'attention_figures', 'missing', 'Report',
-           'build_report', 'vit_report', 'Run', 'find_runs', 'experiment_tables', 'show_study', 'plot_curves',
+           'build_report', 'report_and_say', 'Run', 'find_runs', 'experiment_tables', 'show_study', 'plot_curves',
            'appendix', 'Table', 'Code', 'show_count', 'Figure', 'STYLE', 'LINES', 'escape', 'ReportError']
 
 # %% ../nbs/12_report.ipynb #a8739f42
@@ -21,7 +21,6 @@ from .checkpoints import CheckpointError, load_checkpoint
 from .data import (SUFFIXES, Batches, DataError, ImageSet, load_splits,
                              open_image)
 from .patches import pair
-from .tools.doctor import OneLineParser
 from .tools.run_folder import write_atomic
 from .tools.runs import SweepError, lists_to_tuples
 from .tools.report_notebook import (QUESTIONS, answered, check_lastname,
@@ -245,33 +244,12 @@ def build_report(lastname:str,   # the PDF is <out>/<lastname>_ViT.pdf
     return Report(path, lacks, source, shown, date)
 
 # %% ../nbs/12_report.ipynb #9a639f2d
-def _parser():
-    p = OneLineParser(prog='vit_report', allow_abbrev=False,
-        description='Make the report, report/<lastname>_ViT.pdf, from run folders and '
-                    'your answers.',
-        epilog='Write your answers into report/report.ipynb; the first call puts it '
-               'there. Example: vit_report --lastname Ada --images "my images"')
-    p.add_argument('--lastname', required=True, metavar='NAME', help='your last name')
-    p.add_argument('--runs', default='output', metavar='DIR',
-                   help='folder with the run folders of vit_train (default output)')
-    p.add_argument('--study', metavar='FILE',
-                   help='a study of vit_sweep: its folder, or a JSON file')
-    p.add_argument('--images', metavar='DIR',
-                   help='folder with images of your own (default: digits for runs on '
-                        'digits, else two photographs of scikit-image)')
-    p.add_argument('--answers', metavar='FILE',
-                   help='Markdown file with answers below the headings of the '
-                        'notebook; they replace those in the notebook')
-    p.add_argument('--strict', action='store_true',
-                   help='exit status 1 when something is missing')
-    return p
-
 def _fail(message):
     print(f"vit_report: {' '.join(str(message).split())}", file=sys.stderr)
     return 2
 
-def _run(args)->int: # exit status
-    "`vit_report` with its arguments parsed."
+def report_and_say(args)->int: # exit status; the options of `vit_report`
+    "`build_report` for `vit_report`: what it prints, one line for each mistake."
     out, own = Path('report'), Path('report/report.ipynb')
     try:
         new = not own.exists()
@@ -285,12 +263,3 @@ def _run(args)->int: # exit status
     print(f"{report.path}{'' if report.missing else ': complete'}")
     if new: print(f"write your answers into {own}, and run the same command again")
     return int(bool(report.missing) and args.strict)
-
-def vit_report(argv:list|None=None # command line arguments; None: those of the process
-              )->int:              # 0; 1: incomplete, with --strict; 2: a mistake
-    "Make the report of the homework from run folders and from what you have written."
-    return _run(_parser().parse_args(argv))
-
-# %% ../nbs/12_report.ipynb #60688793
-if __name__ == '__main__' and __spec__: # `python -m vit_course.report`, not a notebook
-    sys.exit(vit_report())

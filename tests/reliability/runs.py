@@ -22,7 +22,7 @@ def _child(argv, cwd, said, hook, args):
     torch.set_num_threads(1)
     throughput.peak_flops = lambda *a: 1e10             # a quarter of a second, for a figure that nobody reads here
     if hook: hook(*args)
-    sys.exit(ft.vit_train([str(a) for a in argv]))
+    sys.exit(vit_train([str(a) for a in argv]))
 
 
 class Run:

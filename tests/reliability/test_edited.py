@@ -7,10 +7,10 @@ from test_pictures import FULL, at_most, is_one_line
 
 pytest.importorskip('optuna')
 from vit_course.experiments import format_table, plot_results, results_table
-from vit_course.studies import vit_sweep
+from vit_course.tools.commands import vit_sweep
 from vit_course.tools import sweep as S
 from vit_course.tools.runs import SweepError, collect, read_runs
-from vit_course.finetune import vit_train
+from vit_course.tools.commands import vit_train
 
 pytestmark = pytest.mark.skipif(os.name == 'nt', reason='Windows has neither pipes nor such names')
 RUN = ['--model_type', 'testing', '--img_size', '8', '--set', 'patch_size=2', '--device', 'cpu', '--num_steps', '4', '--eval_every', '2']
@@ -112,7 +112,7 @@ def test_runs_in_the_report(made, tmp_path, name, capsys):
 def test_a_report_on_edited_runs(made, tmp_path, in_process):
     "The whole way: markup in every text, a path that leads out, a depth without end, and weights of another model."
     pytest.importorskip('typst'); pypdf = pytest.importorskip('pypdf'); pytest.importorskip('pypandoc')
-    from vit_course.report import vit_report
+    from vit_course.tools.commands import vit_report
     runs = tmp_path/'runs'
     def edit(run, file, **kw): p = runs/run/file; p.write_text(json.dumps(json.loads(p.read_text()) | kw))
     for run in 'abcd': shutil.copytree(made/'run', runs/run)

@@ -1,5 +1,7 @@
-"""Notebooks handed in, and answers for the report: whatever is in them, no code of theirs runs in our process, no file outside is read or written, and the
-command says what is wrong in one line each. (Code that attacks the sandbox: test_assignments.py, tests/answers/hostile.py; random text and formulas: test_report.py.)"""
+"""Notebooks handed in, and answers for the report: whatever is in them, no code of theirs runs in
+our process, no file outside is read or written, and the command says what is wrong in one line
+each. (Code that attacks the sandbox: test_assignments.py, tests/answers/hostile.py; random text and
+formulas: test_report.py.)"""
 import base64, csv, json, os, re
 
 import pytest
@@ -8,11 +10,11 @@ from conftest import ROOT
 from test_pictures import at_most
 from test_report import EVIL, pages
 
-from vit_course.teach.assignments import vit_assign
+from vit_course.tools.commands import vit_assign
 from vit_course.teach.sandbox import sandbox_problem
 
 from vit_course import report as R
-from vit_course.report import vit_report
+from vit_course.tools.commands import vit_report
 
 
 # --- the grader

@@ -5,7 +5,8 @@ import pytest, torch
 from PIL import Image
 from runs import FULL
 from fastai.callback.core import Callback
-from vit_course.finetune import FinetuneConfig, finetune, get_learner, vit_train
+from vit_course.finetune import FinetuneConfig, finetune, get_learner
+from vit_course.tools.commands import vit_train
 from vit_course.tools.run_folder import DivergenceError
 
 SMALL = dict(model_type='testing', device='cpu', train_batch_size=8, num_steps=60, eval_every=5)

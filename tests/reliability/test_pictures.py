@@ -142,7 +142,7 @@ def test_attention_and_the_explorer_use(strangers, in_process, checkpoint, tmp_p
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
     "A finished run, for reports."
-    from vit_course.finetune import vit_train
+    from vit_course.tools.commands import vit_train
     out = tmp_path_factory.mktemp('runs')
     assert vit_train(['--name', 'x', '--model_type', 'testing', '--num_steps', '4', '--eval_every', '4', '--device', 'cpu', '--output_dir', str(out)]) == 0
     return out
@@ -151,7 +151,7 @@ def run(tmp_path_factory):
 def test_the_report_refuses(strangers, in_process, run, tmp_path):
     "`vit_report --images`: a folder with such a file is one line, before anything is executed."
     pytest.importorskip('typst'); pytest.importorskip('pypandoc')
-    from vit_course.report import vit_report
+    from vit_course.tools.commands import vit_report
     folder, kinds = strangers
     refused = [p for p, v in outcomes(os.fspath(folder)).items() if isinstance(v, str) and not os.path.basename(p).startswith('.')]
     if not FULL: refused = [p for p in refused if kinds[p] == 'refused']
@@ -168,7 +168,8 @@ def test_the_report_refuses(strangers, in_process, run, tmp_path):
 def test_the_report_uses(strangers, in_process, run, tmp_path, monkeypatch):
     "The worst names go through the whole report, from the folder to the PDF, as text; the others through the figures' own reader."
     pytest.importorskip('typst'); pytest.importorskip('pypandoc'); pypdf = pytest.importorskip('pypdf')
-    from vit_course.report import find_runs, images_for, vit_report
+    from vit_course.report import find_runs, images_for
+    from vit_course.tools.commands import vit_report
     folder, kinds = strangers
     found, worst = find_runs(run)[0][0], ('<script>alert(1)<.png', '#read("x").png', '![x](y).png', '\udcff\udcfe.png', '\x1b[2J\x1b[31mred.png', '$x^2$ \\input{x}.png', 'two\nlines.png', 'a|b.png')
     (tmp_path/'worst').mkdir()

@@ -13,7 +13,7 @@ from pathlib import Path
 __all__ = ['MIN_PYTHON', 'PACKAGES', 'LESSONS', 'Check', 'check_python', 'check_system', 'check_course', 'installed',
            'requirements', 'satisfies', 'problem', 'check_package', 'try_nms', 'check_match', 'device_facts',
            'check_device', 'free_memory', 'check_memory', 'check_disk', 'write_something', 'check_folder',
-           'check_lessons', 'examine', 'OneLineParser', 'vit_doctor']
+           'check_lessons', 'examine', 'print_checks', 'OneLineParser']
 
 # %% ../../nbs/tools/doctor.ipynb #50bbdf24
 @dataclass
@@ -55,7 +55,7 @@ def check_course(version:str|None): # of the installed package; None: nothing is
 
 # %% ../../nbs/tools/doctor.ipynb #6ff64d41
 PACKAGES = ('torch', 'torchvision', 'fastai', 'fastcore', 'numpy', 'matplotlib', 'safetensors', 'tensorboard',
-            'ipywidgets', 'anywidget', 'filelock')
+            'ipywidgets', 'anywidget', 'filelock', 'rich-argparse', 'shtab')
 
 def installed(name): # of a distribution
     "The installed version of a package, or None."
@@ -211,7 +211,7 @@ def examine():
     for name in PACKAGES:
         broken = errors.get('torch') or versions['torch'] is None
         skip = name == 'torchvision' or (name == 'fastai' and broken) # fastai without torch: one illness, one line
-        module = 'fastai.learner' if name == 'fastai' else name
+        module = 'fastai.learner' if name == 'fastai' else name.replace('-', '_')
         errors[name] = '' if skip or versions[name] is None else problem(importlib.import_module, module)
         yield check_package(name, versions[name], wanted.get(name, ''), errors[name])
     if versions['torch'] and not errors['torch']:
@@ -225,16 +225,8 @@ def examine():
     yield check_lessons([o for o in LESSONS if installed(o) is None])
 
 # %% ../../nbs/tools/doctor.ipynb #72631479
-class OneLineParser(argparse.ArgumentParser):
-    "Says what is wrong with the arguments in one line, and exits with status 2."
-    def error(self, message): self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
-
-def vit_doctor(
-    argv:list|None=None # command line arguments; None: those of the process
-) -> int: # exit status: 0 when nothing failed, 1 otherwise
-    "Look for whatever could keep the course from running, and print one line a check with the command that fixes it."
-    epilog = 'Exit status: 0 when nothing failed (warnings are allowed), 1 when a check failed, 2 for wrong arguments.'
-    OneLineParser(prog='vit_doctor', description=vit_doctor.__doc__, epilog=epilog).parse_args(argv)
+def print_checks() -> int: # exit status: 0 when nothing failed, 1 otherwise
+    "Print what `examine` finds, a line each: the work of `vit_doctor`."
     checks = []
     for check in examine(): print(check); checks.append(check)
     failed, warned = (sum(o.status == status for o in checks) for status in ('FAIL', 'warning'))
@@ -242,5 +234,5 @@ def vit_doctor(
     else: print(f"\n{len(checks)} checks, none failed{f', warnings: {warned}' if warned else ''}. Have fun.")
     return int(failed > 0)
 
-# %% ../../nbs/tools/doctor.ipynb #3312bb04
-if __name__ == '__main__' and __spec__: sys.exit(vit_doctor()) # `python -m vit_course.tools.doctor`, but not in a notebook
+class OneLineParser(argparse.ArgumentParser):  # alias, until all commands have moved
+    def error(self, message): self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")

@@ -225,11 +225,11 @@ def _exists(pid):
 
 class Heartbeats:
     "Signs of life in trials, in any storage: written for ours, judged for those of others."
-    def __init__(self, grace_period:float): # seconds of silence after which who is elsewhere is dead
+    def __init__(self, grace_period:float): # seconds of silence of who is elsewhere
         self.grace_period, self._seen = grace_period, {}
 
     def is_stale(self, t): # a running trial
-        "Is its worker dead? A process that is gone is; one elsewhere, when its counter stands still."
+        "Is its worker dead? A process that is gone is; one elsewhere, when its counter stands."
         host, pid = t.user_attrs.get('worker') or (None, 0)
         sign, now = (pid, t.user_attrs.get('beat')), time.monotonic()
         before, since = self._seen.setdefault(t.number, (sign, now))
@@ -283,7 +283,7 @@ class Plan:
 
     def leaders(self, trials): return [t for t in trials if t.user_attrs.get('leader')][:self.n]
 
-    def unknown(self, trials): # points of a search that the sampler has not chosen yet
+    def unknown(self, trials): # points that the sampler has not chosen yet
         return max(self.n - len(self.leaders(trials)), 0)
 
     def wanted(self, trials):
@@ -293,7 +293,7 @@ class Plan:
         chosen = [(lists_to_tuples(t.user_attrs['settings']), t.params) for t in leaders]
         return {run_name(s, seed): (s, seed, params) for seed in self.seeds for s, params in chosen}
 
-# %% ../../nbs/tools/sweep.ipynb #10efd2af
+# %% ../../nbs/tools/sweep.ipynb #2e3d3705
 class TrialQueue:
     "Who makes what, in one study that all workers share. A run has one owner, and a successor."
     def __init__(self, name:str,          # of the study
@@ -303,7 +303,7 @@ class TrialQueue:
                  n:int=0,                 # see `Plan`
                  seeds:tuple=(1,),        # see `Plan`
                  tpe:bool=False,          # learn from what is known, instead of drawing blindly
-                 grace_period:float=60.): # seconds of silence, and who is elsewhere is dead
+                 grace_period:float=60.): # seconds of silence of who is elsewhere
         optuna = _optuna()
         self.State = optuna.trial.TrialState
         self.Finished = optuna.exceptions.UpdateFinishedTrialError
@@ -549,7 +549,7 @@ def run_sweep(name:str,              # of the study, and of its folder below `ou
               output_dir='output',   # where studies are kept
               storage:str=None,      # see `open_storage`; None: a SQLite file in the folder
               jobs:int=1,            # processes
-              grace_period:float=60.,# seconds of silence after which who is elsewhere is dead
+              grace_period:float=60.,# seconds of silence after which a worker elsewhere is dead
               show=print             # is told of every run
              )->Path:                # the study's folder; each run is a folder in it
     """Run every point of a grid (or of a search) with several seeds. What is finished is never run

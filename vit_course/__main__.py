@@ -1,0 +1,6 @@
+"`python -m vit_course`: the commands."
+import sys
+
+from .tools.commands import main
+
+sys.exit(main())
