@@ -33,7 +33,7 @@ def test_vit_train_does_not_resume_what_it_cannot_do(tmp_path):
 def test_a_stopped_trial_goes_on_as_if_nothing_had_happened(tmp_path, kw):
     class StopAt(Callback):
         order = 80
-        def after_batch(self): self.learn.run_folder.stop |= self.training and self.learn.run_folder.step + 2 == 9
+        def after_batch(self): self.learn.run_guard.stop |= self.training and self.learn.run_folder.step + 2 == 9
     cfg = TrialConfig('whole', **SMALL, **kw)
     whole = run(tmp_path, cfg)
     with pytest.raises(Interrupted):

@@ -291,8 +291,6 @@ class RunFolderCallback(Callback):
 
     @property
     def step(self): return self.dls.train.step
-    stop = property(lambda self: self.learn.run_guard.stop,     # alias, for callbacks of before
-                    lambda self, value: setattr(self.learn.run_guard, 'stop', value))
     @functools.cached_property
     def checksum(self): return images_checksum(self.dls.train.dataset)
 
