@@ -15,7 +15,7 @@ from .data import DataError
 from .experiments import format_table, results_table, run_sweep
 from .tools.run_folder import Interrupted, load_weights
 from .patches import patchify, unpatchify
-from .tools.config import ConfigError
+from .tools.config import ConfigError, TrialConfig
 from .tools.runs import SweepError, lists_to_tuples
 from .tools.sweep import parameter_grid, parse_grid
 from .tools.trials import resolve_trial, shuffle_patches, trial_learner
