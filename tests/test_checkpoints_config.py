@@ -1,15 +1,16 @@
-"""What no shape of a checkpoint shows (heads, activation, epsilon, pooling): read, assumed aloud, or asked for. A model that is built from a
-file alone gives the numbers of the library that wrote it, or an error; never silently others."""
+"""What no shape of a checkpoint shows (heads, activation, epsilon, pooling) is read, assumed aloud,
+or asked for. A model that is built from a file alone gives the numbers of the library that wrote
+it, or an error; never silently others."""
 import json, warnings
 from functools import partial
 from pathlib import Path
 
-import pytest, torch
+import numpy as np, pytest, torch
 from reference import google_arrays
 from safetensors.torch import save_file
 from vit_course import checkpoints as C
-from vit_course.checkpoints import (CHECKPOINTS, CheckpointError, inspect_checkpoint, load_checkpoint, save_checkpoint, save_npz,
-                                    verify_checkpoint)
+from vit_course.checkpoints import (CHECKPOINTS, CheckpointError, inspect_checkpoint,
+                                    load_checkpoint, save_checkpoint, save_npz, verify_checkpoint)
 from vit_course.vit import CONFIGS, create_vit
 
 timm = pytest.importorskip('timm')
@@ -65,29 +66,32 @@ class Headers(C.CheckpointFile):
 def test_every_vit_of_timm_is_right_or_refused():
     "From the shapes of its tensors. And every row and patch size of our table is one of timm's."
     seen, loaded = set(), []
-    for name in [n for m in ('vision_transformer', 'deit', 'vision_transformer_hybrid') for n in timm.list_models(module=m)]:
+    modules = 'vision_transformer', 'deit', 'vision_transformer_hybrid'
+    for name in [n for m in modules for n in timm.list_models(module=m)]:
         with torch.device('meta'): peer = timm.create_model(name, weight_init='skip')
         file = Headers('model.safetensors', {k: v.shape for k, v in peer.state_dict().items()})
         try:
             cfg, assumed = file.config()
             if C.plan(file, C._empty(cfg))[1].problems: continue
-        except C.DAMAGE: continue     # TypeError and the like become a CheckpointError in `open_checkpoint`
+        except C.DAMAGE: continue     # what `open_checkpoint` makes a CheckpointError of
         block, gelu = peer.blocks[0], peer.blocks[0].mlp.act
         theirs = block.attn.num_heads, block.norm1.eps, peer.norm.eps, peer.global_pool
         assert (cfg.heads, cfg.norm_eps, cfg.norm_eps, dict(cls='token')[cfg.pool]) == theirs, name
-        assert type(gelu).__name__ == 'GELU' and gelu.approximate == 'none' and cfg.act == 'gelu', name
+        assert type(gelu).__name__ == 'GELU' and gelu.approximate == 'none', name
+        assert cfg.act == 'gelu', name
         assert set(assumed) == set(C.HIDDEN), name
         seen.add((cfg.dim, cfg.depth, cfg.mlp_dim, cfg.patch_size[0]))
         loaded.append(name)
     assert seen == {(*three, p) for three, (_, _, patches) in C.PUBLISHED.items() for p in patches}
-    assert len(loaded) > 50 and {'vit_so400m_patch14_reg1_tipsv2', 'vit_giant_patch14_224', 'vit_gigantic_patch14_224'} <= set(loaded)
-    assert 'test_vit' not in loaded
+    assert len(loaded) > 50 and 'test_vit' not in loaded
+    assert {'vit_so400m_patch14_reg1_tipsv2', 'vit_giant_patch14_224'} <= set(loaded)
 
 def test_the_papers_models_are_in_the_table():
     for name, c in CONFIGS.items():
-        if name in ('ViT-digits', 'ViT-tiny_4', 'testing'): assert (c.dim, c.depth, c.mlp_dim) not in C.PUBLISHED
+        row = C.PUBLISHED.get((c.dim, c.depth, c.mlp_dim))
+        if name in ('ViT-digits', 'ViT-tiny_4', 'testing'): assert not row
         else:
-            _, heads, patches = C.PUBLISHED[c.dim, c.depth, c.mlp_dim]
+            _, heads, patches = row
             assert c.heads == heads and C.pair(c.patch_size)[0] in patches
 
 def library_shapes(cfg, fmt):
@@ -95,33 +99,34 @@ def library_shapes(cfg, fmt):
     shapes = {}
     for key, w in C._empty(cfg).state_dict().items():
         names, layout = C.places(fmt, key)
-        for name in names: shapes[name] = C.LAYOUTS[layout][1](w.chunk(len(names))[0], cfg.heads).shape
+        part = w.chunk(len(names))[0]
+        for name in names: shapes[name] = C.LAYOUTS[layout][1](part, cfg.heads).shape
     return shapes | ({'mask_token': (1, cfg.dim)} if fmt == 'dinov2' else {})
 
 @pytest.mark.parametrize('name', [n for n, c in CHECKPOINTS.items() if c.urls])
 def test_published_files_are_known_by_name_and_nothing_is_assumed(name):
     known = CHECKPOINTS[name]
     with torch.device('meta'): theirs = known.create().cfg
-    cfg, assumed = Headers(known.file, library_shapes(theirs, known.format)).config()
+    shapes = library_shapes(theirs, known.format)
+    cfg, assumed = Headers(known.file, shapes).config()
     assert (cfg.heads, cfg.act, cfg.pool, assumed) == (theirs.heads, theirs.act, theirs.pool, {})
-    cfg, assumed = Headers('other' + Path(known.file).suffix, library_shapes(theirs, known.format)).config()
+    cfg, assumed = Headers('other' + Path(known.file).suffix, shapes).config()
     assert cfg.heads == theirs.heads and ('heads' in assumed) == (known.format != 'npz')
     with pytest.raises(CheckpointError, match=f'{theirs.heads} heads, but the call 2 heads'):
-        Headers(known.file, library_shapes(theirs, known.format)).config(heads=2)
+        Headers(known.file, shapes).config(heads=2)
 
 def test_a_name_alone_proves_nothing(tmp_path):
     "Another model under a published name."
-    peer = shake(TimmViT(img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=3, num_classes=5))
-    save_file(peer.state_dict(), tmp_path/CHECKPOINTS['timm-ViT-B_16-224'].file)
-    refused('how many heads', tmp_path/CHECKPOINTS['timm-ViT-B_16-224'].file)
+    path = tmp_path/CHECKPOINTS['timm-ViT-B_16-224'].file
+    save_file(timm_peer(num_heads=3).state_dict(), path)
+    refused('how many heads', path)
 
-@pytest.mark.parametrize('change', [dict(depth=11), dict(mlp_dim=3000), dict(dim=780), dict(patch_size=4), dict(patch_size=(16, 32))], ids=str)
+@pytest.mark.parametrize('change', [dict(depth=11), dict(mlp_dim=3000), dict(dim=780),
+    dict(patch_size=4), dict(patch_size=(16, 32), img_size=(64, 128))], ids=str)
 @pytest.mark.parametrize('fmt', ['timm', 'torchvision', 'hf', 'dinov2'])
 def test_one_size_off_is_another_model(fmt, change):
-    with torch.device('meta'): cfg = create_vit('ViT-B_16', img_size=64, **change).cfg
+    with torch.device('meta'): cfg = create_vit('ViT-B_16', **dict(img_size=64) | change).cfg
     file = Headers('model.bin', library_shapes(cfg, fmt))
-    if change.get('patch_size'):    # the grid of 64 pixels is no square for one of them
-        if change['patch_size'] != 4: cfg = C.replace(cfg, img_size=(64, 128)); file = Headers('model.bin', library_shapes(cfg, fmt))
     with pytest.raises(CheckpointError, match='how many heads.*heads=4.*--heads'): file.config()
     assert file.config(heads=6)[0].heads == 6
 
@@ -133,16 +138,25 @@ def test_registers_do_not_matter():
 # ---- Hugging Face: config.json is read
 
 def hf_peer(kind, folder, head=True, **changes):
-    kw = dict(hidden_size=48, num_attention_heads=4, num_hidden_layers=2, image_size=32, patch_size=8, num_labels=5)
-    kw |= dict(mlp_ratio=2) if kind in ('dinov2', 'registers') else dict(intermediate_size=80)
+    kw = dict(hidden_size=48, num_attention_heads=4, num_hidden_layers=2, image_size=32,
+              patch_size=8, num_labels=5)
+    dino = kind in ('dinov2', 'registers')
+    kw |= dict(mlp_ratio=2) if dino else dict(intermediate_size=80)
     cfg = getattr(transformers, HF[kind] + 'Config')(**kw | changes)
-    peer = shake(getattr(transformers, HF[kind] + ('ForImageClassification' if head and 'mlp_ratio' not in kw else 'Model'))(cfg))
+    what = 'ForImageClassification' if head and not dino else 'Model'
+    peer = shake(getattr(transformers, HF[kind] + what)(cfg))
     peer.save_pretrained(folder)
     return peer
 
+def change_config(folder, **changes):
+    path = folder/'config.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
 HF_VARIANTS = [dict(num_attention_heads=h) for h in (1, 2, 3, 6, 8, 12)] + [
-    dict(hidden_size=192, num_attention_heads=12), dict(hidden_size=60, num_attention_heads=5, num_hidden_layers=3),
-    dict(hidden_act='gelu_new'), dict(hidden_act='gelu_pytorch_tanh', num_attention_heads=16), dict(layer_norm_eps=1e-3), dict(layer_norm_eps=.1, patch_size=4)]
+    dict(hidden_size=192, num_attention_heads=12),
+    dict(hidden_size=60, num_attention_heads=5, num_hidden_layers=3), dict(hidden_act='gelu_new'),
+    dict(hidden_act='gelu_pytorch_tanh', num_attention_heads=16), dict(layer_norm_eps=1e-3),
+    dict(layer_norm_eps=.1, patch_size=4)]
 
 @pytest.mark.parametrize('changes', HF_VARIANTS, ids=str)
 @pytest.mark.parametrize('kind', ['vit', 'dinov2', 'registers'])
@@ -188,59 +202,68 @@ def test_without_its_config_the_file_asks(tmp_path):
     same(report, lambda x: peer(x).logits)
 
 def test_classes_have_their_names(tmp_path):
-    hf_peer('vit', tmp_path, id2label={i: n for i, n in enumerate(['ant', 'bee', 'cat', 'dog', 'emu'])})
-    assert build(tmp_path)[0].classes == ['ant', 'bee', 'cat', 'dog', 'emu']
-    config = json.loads((tmp_path/'config.json').read_text())
-    for names in ({'0': 'ant'}, {str(i): str(i) for i in range(6)}, {'a': 'b'}, {str(i): i for i in range(5)}, {str(i + 1): 'x' for i in range(5)}, {}, None):
-        (tmp_path/'config.json').write_text(json.dumps(config | dict(id2label=names)))
+    names = ['ant', 'bee', 'cat', 'dog', 'emu']
+    hf_peer('vit', tmp_path, id2label=dict(enumerate(names)))
+    assert build(tmp_path)[0].classes == names
+    few, many, five = {'0': 'ant'}, {str(i): str(i) for i in range(6)}, range(5)
+    for other in (few, many, {'a': 'b'}, {str(i): i for i in five}, {str(i + 1): 'x' for i in five},
+                  {}, None):
+        change_config(tmp_path, id2label=other)
         assert build(tmp_path)[0].classes is None
     hf_peer('vit', tmp_path)                            # LABEL_0 is no name
     assert build(tmp_path)[0].classes is None
 
-@pytest.mark.parametrize('text', ['', '[]', '3', 'null', '"vit"', '{', '{"a": }', '[' * 100_000, '{"num_attention_heads": 4', '\0', '{}{}'])
+@pytest.mark.parametrize('text', ['', '[]', '3', 'null', '"vit"', '{', '{"a": }', '[' * 100_000,
+    '{"num_attention_heads": 4', '\0', '{}{}', '\udcff'], ids=lambda text: ascii(text)[:9])
 def test_what_is_no_config(tmp_path, text):
     hf_peer('vit', tmp_path)
-    (tmp_path/'config.json').write_text(text)
+    (tmp_path/'config.json').write_text(text, errors='surrogateescape')
     refused('config.json: (cannot be read as JSON|not the config of a model)', tmp_path)
 
-@pytest.mark.parametrize('field', ['num_attention_heads', 'hidden_size', 'num_hidden_layers', 'intermediate_size', 'layer_norm_eps', 'hidden_act'])
-@pytest.mark.parametrize('value', [True, False, None, -4, 0, 10**30, 4.5, float('nan'), float('inf'), '4', [4], {}, [], '', 'x'*10**5, 10**4000], ids=lambda v: str(v)[:9])
+@pytest.mark.parametrize('field', ['num_attention_heads', 'hidden_size', 'num_hidden_layers',
+    'intermediate_size', 'layer_norm_eps', 'hidden_act'])
+@pytest.mark.parametrize('value', [True, False, None, -4, 0, 10**30, 10**4000, 4.5, float('nan'),
+    float('inf'), '4', '', 'x'*10**5, [4], [], {}], ids=lambda v: str(v)[:9])
 def test_strange_values_are_a_line(tmp_path, field, value):
     hf_peer('vit', tmp_path)
-    config = json.loads((tmp_path/'config.json').read_text()) | {field: value}
-    (tmp_path/'config.json').write_text(json.dumps(config))
+    change_config(tmp_path, **{field: value})
     refused(f'config.json: its {field} is', tmp_path)
     model = create_vit('testing')
     before = {k: v.clone() for k, v in model.state_dict().items()}
     with pytest.raises(CheckpointError) as e: load_checkpoint(model, tmp_path)
-    assert len(str(e.value)) < 600 and all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert len(str(e.value)) < 600
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
-@pytest.mark.parametrize('field, value', [('hidden_size', 96), ('num_hidden_layers', 3), ('intermediate_size', 81)])
+@pytest.mark.parametrize('field, value', [('hidden_size', 96), ('num_hidden_layers', 3),
+                                          ('intermediate_size', 81)])
 def test_a_config_of_other_weights(tmp_path, field, value):
     hf_peer('vit', tmp_path)
-    (tmp_path/'config.json').write_text(json.dumps(json.loads((tmp_path/'config.json').read_text()) | {field: value}))
+    change_config(tmp_path, **{field: value})
     refused(f'config.json: its {field} is {value}, but the weights beside it have', tmp_path)
 
 def test_heads_that_do_not_divide(tmp_path):
     hf_peer('vit', tmp_path)
-    (tmp_path/'config.json').write_text(json.dumps(json.loads((tmp_path/'config.json').read_text()) | dict(num_attention_heads=7)))
+    change_config(tmp_path, num_attention_heads=7)
     refused('7 heads, into which its width 48', tmp_path)
 
-def test_config_json_is_a_folder_or_endless(tmp_path):
+def test_config_json_is_a_folder(tmp_path):
     hf_peer('vit', tmp_path)
     (tmp_path/'config.json').unlink()
     (tmp_path/'config.json').mkdir()
     refused('config.json: no file', tmp_path)
 
 def test_a_given_model_is_held_against_the_config(tmp_path):
-    peer = hf_peer('vit', tmp_path, num_attention_heads=6, hidden_act='gelu_new', layer_norm_eps=1e-3)
+    peer = hf_peer('vit', tmp_path, num_attention_heads=6, hidden_act='gelu_new',
+                   layer_norm_eps=1e-3)
     kw = dict(img_size=32, patch_size=8, dim=48, depth=2, mlp_dim=80, num_classes=5)
     report = load_checkpoint(create_vit('testing', heads=6, act='gelu_tanh', **kw), tmp_path)
     assert report.adjusted and not report.assumed
     same(report, lambda x: peer(x).logits)
-    with pytest.raises(CheckpointError, match='its config.json has 6 heads, but the model 4, has act gelu_tanh, but the model gelu'):
-        load_checkpoint(create_vit('testing', heads=4, **kw), tmp_path)
-    with pytest.raises(CheckpointError, match='has act gelu_tanh, but the model gelu'): load_checkpoint(create_vit('testing', heads=6, **kw), tmp_path)
+    act = 'has act gelu_tanh, but the model gelu'
+    for heads, reason in ((4, f'its config.json has 6 heads, but the model 4, {act}'),
+                          (6, f'its config.json {act}')):
+        with pytest.raises(CheckpointError, match=reason):
+            load_checkpoint(create_vit('testing', heads=heads, **kw), tmp_path)
 
 def test_files_of_other_kinds_do_not_read_a_config_that_lies_about(tmp_path):
     (tmp_path/'config.json').write_text('no JSON')
@@ -252,21 +275,28 @@ def test_files_of_other_kinds_do_not_read_a_config_that_lies_about(tmp_path):
 # ---- timm
 
 def timm_peer(**changes):
-    kw = dict(img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=4, mlp_ratio=2, num_classes=5)
+    kw = dict(img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=4, mlp_ratio=2,
+              num_classes=5)
     return shake(TimmViT(**kw | changes))
 
-TIMM_VARIANTS = [dict(num_heads=h) for h in (1, 2, 3, 6, 16)] + [dict(embed_dim=192, num_heads=12), dict(depth=3, mlp_ratio=3), dict(init_values=.1),
-    dict(reg_tokens=3, no_embed_class=True), dict(patch_size=4), dict(no_embed_class=True), dict(num_classes=0)]
+def timm_tiny(**kw): # timm's ViT-Ti, for other images
+    return shake(timm.create_model('vit_tiny_patch16_224', img_size=64, num_classes=7, **kw), .1)
+
+TIMM_VARIANTS = [dict(num_heads=h) for h in (1, 2, 3, 6, 16)] + [
+    dict(embed_dim=192, num_heads=12), dict(depth=3, mlp_ratio=3), dict(init_values=.1),
+    dict(reg_tokens=3, no_embed_class=True), dict(patch_size=4), dict(no_embed_class=True),
+    dict(num_classes=0)]
 
 @pytest.mark.parametrize('changes', TIMM_VARIANTS, ids=str)
 def test_timm_asks(tmp_path, changes):
     peer = timm_peer(**changes)
     save_file(peer.state_dict(), tmp_path/'model.safetensors')
     refused('how many heads', tmp_path)
-    report, heard = build(tmp_path, heads=changes.get('num_heads', 4))
+    heads = changes.get('num_heads', 4)
+    report, heard = build(tmp_path, heads=heads)
     same(report, peer)
     assert set(report.assumed) == {'act', 'norm_eps', 'pool'} and len(heard) == 1
-    quiet, heard = build(tmp_path, heads=changes.get('num_heads', 4), act='gelu', norm_eps=1e-6, pool='cls')
+    quiet, heard = build(tmp_path, heads=heads, act='gelu', norm_eps=1e-6, pool='cls')
     assert not heard and not quiet.assumed
 
 @pytest.mark.parametrize('heads', [2, 3, 12])
@@ -279,37 +309,46 @@ def test_norms_on_queries_tell_the_heads(tmp_path, heads):
     refused(f'its shape has {heads} heads, but the call 4 heads', tmp_path, heads=4)
 
 @pytest.mark.parametrize('name, kw', [
-    ('vit_tiny_patch16_224', dict()), ('vit_tiny_patch16_224', dict(num_heads=6)), ('vit_tiny_patch16_224', dict(num_heads=12, depth=2)), ('test_vit', dict(num_heads=2)),
-    ('vit_tiny_patch16_224', dict(depth=2, num_heads=4, act_layer='gelu_tanh')), ('vit_tiny_patch16_224', dict(depth=2, num_heads=3, global_pool='avg', fc_norm=False)),
-    ('vit_so400m_patch14_reg1_tipsv2', dict(depth=2, num_heads=16, img_size=56)), ('deit3_small_patch16_224', dict(num_heads=2, depth=3, drop_path_rate=.1))], ids=str)
+    ('vit_tiny_patch16_224', dict()), ('vit_tiny_patch16_224', dict(num_heads=6)),
+    ('vit_tiny_patch16_224', dict(num_heads=12, depth=2)), ('test_vit', dict(num_heads=2)),
+    ('vit_tiny_patch16_224', dict(depth=2, num_heads=4, act_layer='gelu_tanh')),
+    ('vit_tiny_patch16_224', dict(depth=2, num_heads=3, global_pool='avg', fc_norm=False)),
+    ('vit_so400m_patch14_reg1_tipsv2', dict(depth=2, num_heads=16, img_size=56)),
+    ('deit3_small_patch16_224', dict(num_heads=2, depth=3, drop_path_rate=.1))], ids=str)
 def test_timms_own_folders(tmp_path, name, kw):
     peer = shake(timm.create_model(name, **dict(img_size=64, num_classes=7) | kw), std=.1)
     save_for_hf(peer, tmp_path)
     report, heard = build(tmp_path)
     assert ('heads' in report.assumed) == ('num_heads' not in kw) and len(heard) == 1
-    assert ('pool' in report.assumed) is False      # timm writes global_pool
+    assert 'pool' not in report.assumed     # timm writes global_pool
     same(report, peer)
 
-@pytest.mark.parametrize('kw, reason', [(dict(depth=2), 'how many heads'), (dict(num_heads=3, act_layer='relu'), 'act_layer is relu'), (dict(num_heads=3, global_pool='avg'), 'fc_norm'),
-    (dict(num_heads=3, global_pool='avgmax', fc_norm=False), 'global_pool is avgmax'), (dict(num_heads=3, norm_layer='rmsnorm'), 'norm_layer'),
-    (dict(num_heads=3, global_pool='avg', fc_norm=False, pool_include_prefix=True), 'pool_include_prefix')], ids=str)
+MEAN = dict(num_heads=3, global_pool='avg')
+
+@pytest.mark.parametrize('kw, reason', [
+    (dict(depth=2), 'how many heads'), (dict(num_heads=3, act_layer='relu'), 'act_layer is relu'),
+    (MEAN, 'fc_norm'), (dict(num_heads=3, norm_layer='rmsnorm'), 'norm_layer'),
+    (MEAN | dict(global_pool='avgmax', fc_norm=False), 'global_pool is avgmax'),
+    (MEAN | dict(fc_norm=False, pool_include_prefix=True), 'pool_include_prefix')], ids=str)
 def test_timms_folders_that_are_not_ours(tmp_path, kw, reason):
-    save_for_hf(shake(timm.create_model('vit_tiny_patch16_224', img_size=64, num_classes=7, **kw)), tmp_path)
+    save_for_hf(timm_tiny(**kw), tmp_path)
     refused(reason, tmp_path)
 
 def test_a_published_size_is_assumed_aloud(tmp_path):
-    peer = shake(timm.create_model('vit_tiny_patch16_224', img_size=64, num_classes=7), std=.1)
+    peer = timm_tiny()
     torch.save(peer.state_dict(), tmp_path/'a.pth')
     report, heard = build(tmp_path/'a.pth')
     same(report, peer)
     line = 'heads 3 (as ViT-Ti has), act gelu, norm_eps 1e-06, pool cls'
-    assert report.assumptions == line and line in heard[0] and 'heads=' in heard[0] and '\n' not in heard[0]
-    assert any(line.split()[:4] == ['assumed', '4', 'heads:', '3'] for line in str(report).splitlines())
-    with pytest.warns(UserWarning, match='assumed heads 3') as caught: inspect_checkpoint(None, tmp_path/'a.pth')
-    assert caught[0].filename == __file__               # the line to look at is the caller's
-    with pytest.warns(UserWarning, match='assumed heads 3') as caught: load_checkpoint(None, tmp_path/'a.pth')
-    assert caught[0].filename == __file__
-    six = shake(timm.create_model('vit_tiny_patch16_224', img_size=64, num_classes=7, num_heads=6), std=.1)
+    assert report.assumptions == line and line in heard[0] and 'heads=' in heard[0]
+    assert '\n' not in heard[0]
+    rows = [row.split() for row in str(report).splitlines()]
+    assert ['assumed', '4', 'heads:', '3', '(as', 'ViT-Ti', 'has)'] in rows
+    for call in (inspect_checkpoint, load_checkpoint, lambda _, path: verify_checkpoint(path)):
+        with pytest.warns(UserWarning, match='assumed heads 3') as caught:
+            call(None, tmp_path/'a.pth')
+        assert caught[0].filename == __file__           # the line to look at is the caller's
+    six = timm_tiny(num_heads=6)
     torch.save(six.state_dict(), tmp_path/'b.pth')      # nothing in it says so: the caller must
     same(build(tmp_path/'b.pth', heads=6)[0], six)
 
@@ -318,7 +357,8 @@ def test_a_given_model_needs_no_assumption(tmp_path):
     torch.save(peer.state_dict(), tmp_path/'a.pth')
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        report = load_checkpoint(create_vit('testing', img_size=32, dim=48, heads=6, mlp_dim=96, num_classes=5), tmp_path/'a.pth')
+        ours = create_vit('testing', img_size=32, dim=48, heads=6, mlp_dim=96, num_classes=5)
+        report = load_checkpoint(ours, tmp_path/'a.pth')
     assert not report.assumed
     same(report, peer)
 
@@ -327,8 +367,9 @@ def test_a_given_model_needs_no_assumption(tmp_path):
 
 @pytest.mark.parametrize('heads', [2, 6, 12])
 def test_torchvision(tmp_path, heads):
-    peer = shake(torchvision.models.VisionTransformer(image_size=32, patch_size=8, num_layers=2, num_heads=heads, hidden_dim=48, mlp_dim=64, num_classes=5,
-                                                      norm_layer=partial(torch.nn.LayerNorm, eps=1e-3)))
+    peer = shake(torchvision.models.VisionTransformer(
+        image_size=32, patch_size=8, num_layers=2, num_heads=heads, hidden_dim=48, mlp_dim=64,
+        num_classes=5, norm_layer=partial(torch.nn.LayerNorm, eps=1e-3)))
     torch.save(peer.state_dict(), tmp_path/'a.pth')
     refused('how many heads', tmp_path/'a.pth')
     report = build(tmp_path/'a.pth', heads=heads, norm_eps=1e-3)[0]
@@ -337,14 +378,18 @@ def test_torchvision(tmp_path, heads):
 
 @pytest.mark.parametrize('heads', [1, 4, 16])
 def test_googles_kernels_say_it(tmp_path, heads):
-    import numpy as np
-    np.savez(tmp_path/'a.npz', **google_arrays(D=32, M=64, depth=2, heads=heads, patch=8, positions=4, classes=10))
+    np.savez(tmp_path/'a.npz', **google_arrays(D=32, M=64, depth=2, heads=heads, patch=8,
+                                               positions=4, classes=10))
     report, heard = build(tmp_path/'a.npz')
     assert report.model.cfg.heads == heads and not heard and not report.assumed
     assert build(tmp_path/'a.npz', act='gelu_tanh')[0].model.cfg.act == 'gelu_tanh'
     refused(f'its shape has {heads} heads, but the call 2 heads', tmp_path/'a.npz', heads=2)
 
-OWN = [dict(), dict(depth=2), dict(heads=6), dict(depth=2, heads=12), dict(pool='mean'), dict(act='gelu_tanh', norm_eps=1e-3), dict(registers=2, layer_scale=.1), dict(dim=96, mlp_dim=100)]
+OWN = [dict(), dict(depth=2), dict(heads=6), dict(depth=2, heads=12), dict(pool='mean'),
+       dict(act='gelu_tanh', norm_eps=1e-3), dict(registers=2, layer_scale=.1),
+       dict(dim=96, mlp_dim=100),
+       dict(patch_size=16, depth=12, heads=3),   # all the sizes of ViT-Ti
+       dict(patch_size=16, depth=12, heads=6)]
 
 @pytest.mark.parametrize('kw', OWN, ids=str)
 def test_our_plain_state_dicts_ask(tmp_path, kw):
@@ -360,30 +405,41 @@ def test_our_plain_state_dicts_ask(tmp_path, kw):
         same(report, model)
         assert not report.assumed and not heard
         report, heard = build(tmp_path/name, heads=c.heads)
-        assert set(report.assumed) == {'act', 'norm_eps', 'pool'} and 'pool cls' in heard[0]   # not silently
+        assert set(report.assumed) == {'act', 'norm_eps', 'pool'} and 'pool cls' in heard[0]
     report, heard = build(tmp_path/'c.safetensors')     # says all of it
     same(report, model)
     assert not report.assumed and not heard
 
 def test_our_norms_on_queries_tell_the_heads(tmp_path):
-    torch.save(create_vit('ViT-tiny_4', depth=2, heads=8, qk_norm=True).state_dict(), tmp_path/'a.pt')
+    model = create_vit('ViT-tiny_4', depth=2, heads=8, qk_norm=True)
+    torch.save(model.state_dict(), tmp_path/'a.pt')
     assert build(tmp_path/'a.pt')[0].model.cfg.heads == 8
 
-@pytest.mark.parametrize('said, reason', [(dict(heads=4), 'its config has 2 heads, but the call 4 heads'), (dict(act='gelu_tanh'), 'act gelu, but the call act gelu_tanh'),
-    (dict(pool='mean'), 'pool cls'), (dict(norm_eps=1e-3), 'norm_eps 1e-06')], ids=str)
+@pytest.mark.parametrize('said, reason', [
+    (dict(heads=4), 'its config has 2 heads, but the call 4 heads'),
+    (dict(pool='mean'), 'pool cls'),
+    (dict(act='gelu_tanh'), 'act gelu, but the call act gelu_tanh'),
+    (dict(norm_eps=1e-3), 'norm_eps 1e-06')], ids=str)
 def test_the_call_may_not_contradict(tmp_path, said, reason):
-    save_checkpoint(create_vit('testing'), tmp_path/'a.safetensors')
-    for call in (lambda: load_checkpoint(None, tmp_path/'a.safetensors', **said), lambda: verify_checkpoint(tmp_path/'a.safetensors', **said),
-                 lambda: load_checkpoint(create_vit('testing'), tmp_path/'a.safetensors', **said)):
+    path = tmp_path/'a.safetensors'
+    save_checkpoint(create_vit('testing'), path)
+    for call in (lambda: load_checkpoint(None, path, **said),
+                 lambda: verify_checkpoint(path, **said),
+                 lambda: load_checkpoint(create_vit('testing'), path, **said)):
         with pytest.raises(CheckpointError, match=reason): call()
 
 def test_a_kept_head_keeps_its_pooling(tmp_path):
-    save_checkpoint(shake(create_vit('testing')), tmp_path/'a.safetensors')
-    with pytest.raises(CheckpointError, match='has pool cls, but the model mean'): load_checkpoint(create_vit('testing', pool='mean'), tmp_path/'a.safetensors')
-    for kw, head in ((dict(num_classes=3), 'auto'), (dict(), 'new'), (dict(num_classes=0), 'auto')):    # a new head may look elsewhere
-        assert load_checkpoint(create_vit('testing', pool='mean', **kw), tmp_path/'a.safetensors', head=head).model.cfg.pool == 'mean'
+    path = tmp_path/'a.safetensors'
+    save_checkpoint(shake(create_vit('testing')), path)
+    with pytest.raises(CheckpointError, match='has pool cls, but the model mean'):
+        load_checkpoint(create_vit('testing', pool='mean'), path)
+    for kw, head in ((dict(num_classes=3), 'auto'), (dict(), 'new'), (dict(num_classes=0), 'auto')):
+        model = create_vit('testing', pool='mean', **kw)    # a new head may look elsewhere
+        assert load_checkpoint(model, path, head=head).model.cfg.pool == 'mean'
 
-@pytest.mark.parametrize('said', [dict(heads=0), dict(heads=-2), dict(heads=True), dict(heads=2.), dict(heads='2'), dict(act='relu'), dict(pool='max'), dict(norm_eps=0), dict(depth=3), dict(head_count=2)], ids=str)
+@pytest.mark.parametrize('said', [dict(heads=0), dict(heads=-2), dict(heads=True), dict(heads=2.),
+    dict(heads='2'), dict(act='relu'), dict(pool='max'), dict(norm_eps=0), dict(depth=3),
+    dict(head_count=2)], ids=str)
 def test_what_cannot_be_said(tmp_path, said):
     torch.save(create_vit('testing').state_dict(), tmp_path/'a.pt')
     for call in (load_checkpoint, inspect_checkpoint):
@@ -394,7 +450,8 @@ def test_what_cannot_be_said(tmp_path, said):
 
 # ---- the command
 
-@pytest.mark.parametrize('command', [('verify', 'a.pt'), ('convert', 'a.pt', 'b.safetensors')], ids=str)
+@pytest.mark.parametrize('command', [('verify', 'a.pt'), ('convert', 'a.pt', 'b.safetensors')],
+                         ids=str)
 def test_the_command_takes_heads(in_process, command):
     model = shake(create_vit('ViT-tiny_4', depth=2, heads=6))
     torch.save(model.state_dict(), 'a.pt')
@@ -404,20 +461,24 @@ def test_the_command_takes_heads(in_process, command):
         status, out, err = in_process(C.vit_weights, *command, '--heads', wrong)
         assert status == 2 and err.count('\n') == 1
     status, out, err = in_process(C.vit_weights, *command, '--heads', '6')
-    assert (status, err) == (0, '') and 'assumed act gelu, norm_eps 1e-06, pool cls' in out and out.count('\n') == 1
+    assert (status, err) == (0, '') and out.count('\n') == 1
+    assert 'assumed act gelu, norm_eps 1e-06, pool cls' in out
     if command[0] == 'convert': same(build('b.safetensors')[0], model)
 
 def test_the_command_knows_hf_folders(in_process, tmp_path):
     peer = hf_peer('vit', tmp_path/'hf', num_attention_heads=12)
-    status, out, err = in_process(C.vit_weights, 'convert', 'hf', 'b.safetensors', '--img_size', '32')
+    command = 'convert', 'hf', 'b.safetensors', '--img_size', '32'
+    status, out, err = in_process(C.vit_weights, *command)
     assert status == 0 and 'assumed' not in out, err
     same(build('b.safetensors')[0], lambda x: peer(x).logits)
     status, out, err = in_process(C.vit_weights, 'verify', 'hf', '--heads', '4')
     assert status == 2 and 'its config.json has 12 heads, but the call 4 heads' in err
 
 def test_training_from_an_hf_folder(in_process, tmp_path):
-    from vit_course.tools.commands import vit_train
-    hf_peer('vit', tmp_path/'hf', hidden_size=32, num_attention_heads=8, intermediate_size=64, image_size=16)
-    run = ('--name', 'x', '--dataset', 'digits', '--model_type', 'testing', '--img_size', '16', '--pretrained_dir', 'hf', '--num_steps', '1', '--device', 'cpu')
-    status, out, err = in_process(vit_train, *run)
-    assert status == 2 and 'its config.json has 8 heads, but the model 2' in err and err.count('\n') == 1
+    from vit_course.finetune import vit_train
+    hf_peer('vit', tmp_path/'hf', hidden_size=32, num_attention_heads=8, intermediate_size=64,
+            image_size=16)
+    run = '--name x --dataset digits --model_type testing --img_size 16 --num_steps 1 --device cpu'
+    status, out, err = in_process(vit_train, *run.split(), '--pretrained_dir', 'hf')
+    assert status == 2 and 'its config.json has 8 heads, but the model 2' in err
+    assert err.count('\n') == 1

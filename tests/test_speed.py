@@ -16,6 +16,12 @@ from vit_course.vit import count_flops
 SMALL = dict(model_type='testing', device='cpu', num_steps=20, eval_every=10)
 
 
+@pytest.fixture(autouse=True)
+def no_gain(monkeypatch):
+    "No note on bfloat16, which some processors get and others do not: the tests count lines."
+    monkeypatch.setattr('vit_course.tools.train.bf16_gain', lambda learn: 1.)
+
+
 class Asked(TorchDispatchMode):
     "Counts how often a number is asked of the device (each one makes the processor wait on a GPU)."
     def __init__(self): super().__init__(); self.n = 0
@@ -80,7 +86,6 @@ def test_compile_that_fails_goes_on_without(tmp_path, monkeypatch, capsys):
         def call(*a, **kw): raise RuntimeError('no C compiler\nmore lines')
         self._compiled_call_impl = call
     monkeypatch.setattr(torch.nn.Module, 'compile', broken)
-    monkeypatch.setattr('vit_course.tools.train.bf16_gain', lambda learn: 1.)      # its note is no matter here
     r = finetune(FinetuneConfig('broken', output_dir=tmp_path, compile=True, **SMALL), progress=False)
     err = capsys.readouterr().err
     assert err.count('torch.compile does not work here') == err.count('\n') == 1 and 'no C compiler' in err

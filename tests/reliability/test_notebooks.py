@@ -1,6 +1,6 @@
 """Notebooks handed in, and answers for the report: whatever is in them, no code of theirs runs in
-our process, no file outside is read or written, and the command says what is wrong in one line each.
-(Code that attacks the sandbox: test_assignments.py, tests/answers/hostile.py; random text and
+our process, no file outside is read or written, and the command says what is wrong in one line
+each. (Code that attacks the sandbox: test_assignments.py, tests/answers/hostile.py; random text and
 formulas: test_report.py.)"""
 import base64, csv, json, os, re
 
