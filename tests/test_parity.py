@@ -1,7 +1,9 @@
 "The model against torchvision's and timm's, for the same random weights."
-import re
+import re, subprocess, sys
 
 import pytest, torch
+from conftest import ROOT
+from vit_course import vit
 from vit_course.vit import create_vit
 
 timm = pytest.importorskip('timm')
@@ -85,3 +87,27 @@ def test_compiles_whole():
     torch.nn.init.normal_(model.head.weight)
     x = torch.randn(2, 3, 16, 16)
     torch.testing.assert_close(torch.compile(model, fullgraph=True, backend='eager')(x), model(x))
+
+
+LAZY = """
+import sys, torch
+from vit_course.vit import STEMS, create_vit
+create_vit('testing')
+before = 'vit_course.variants' in sys.modules
+with torch.device('meta'): model = create_vit('R50-ViT-B_16')
+print(before, 'vit_course.variants' in sys.modules, STEMS['hybrid'].__name__, type(model.stem).__name__)
+"""
+
+
+def test_a_variant_is_imported_when_a_config_asks_for_it():
+    done = subprocess.run([sys.executable, '-c', LAZY], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ['False', 'True', 'ResNetStem', 'ResNetStem']
+
+
+def test_a_stem_registers_itself(monkeypatch):
+    class Shrink(torch.nn.MaxPool2d):
+        out_chans = 3
+        def __init__(self, units, in_chans): super().__init__(2**(len(units) + 1))
+    monkeypatch.setitem(vit.STEMS, 'hybrid', Shrink)
+    model = create_vit('testing', hybrid=(1, 1))
+    assert isinstance(model.stem, Shrink) and model(torch.randn(2, 3, 16, 16)).shape == (2, 10)
