@@ -475,7 +475,7 @@ def test_the_command_knows_hf_folders(in_process, tmp_path):
     assert status == 2 and 'its config.json has 12 heads, but the call 4 heads' in err
 
 def test_training_from_an_hf_folder(in_process, tmp_path):
-    from vit_course.finetune import vit_train
+    from vit_course.tools.commands import vit_train
     hf_peer('vit', tmp_path/'hf', hidden_size=32, num_attention_heads=8, intermediate_size=64,
             image_size=16)
     run = '--name x --dataset digits --model_type testing --img_size 16 --num_steps 1 --device cpu'
