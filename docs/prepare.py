@@ -50,7 +50,7 @@ def reference():
     text = ['---\ntitle: Commands\ndescription: What each command of the course can do.\n---\n']
     shown = json.loads(subprocess.run([sys.executable, '-c', HELP, json.dumps(scripts)], check=True, env=env, capture_output=True, text=True).stdout)
     for (name, _), help in zip(scripts, shown): text.append(f'## {name}\n\n```text\n{help.strip()}\n```\n')
-    (folder/'commands.qmd').write_text('\n'.join(text), encoding='utf-8')
+    (folder/'command_line.qmd').write_text('\n'.join(text), encoding='utf-8')
     rows = []
     for page in sorted(folder.glob('*.qmd')):
         head = dict(line.split(': ', 1) for line in page.read_text(encoding='utf-8').split('---')[1].strip().splitlines())

@@ -22,8 +22,8 @@ def site(tmp_path_factory):
 
 def test_all_is_there(site):
     for notebook in (ROOT/'nbs').rglob('*.ipynb'): assert (site/notebook.relative_to(ROOT/'nbs').with_suffix('.html')).exists(), notebook.name
-    for module in (ROOT/'vit_course').glob('[a-z]*.py'): assert (site/'reference'/f'{module.stem}.html').exists(), module.name
-    text = (site/'reference'/'commands.html').read_text(encoding='utf-8')
+    for module in (ROOT/'vit_course').rglob('[a-z]*.py'): assert (site/'reference'/f'{module.stem}.html').exists(), module.name
+    text = (site/'reference'/'command_line.html').read_text(encoding='utf-8')
     for flag in ('--gradient_accumulation_steps', 'vit_doctor', 'vit_weights'): assert flag in text
     chapter = (site/'02_attention.html').read_text(encoding='utf-8')
     assert 'Open in Colab' in chapter and 'Download notebook' in chapter and '<math' in chapter
