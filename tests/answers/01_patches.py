@@ -106,7 +106,7 @@ def patchify(x, patch_size):
     if H % ph or W % pw: raise ValueError
     return x.reshape(B, C, H//ph, ph, W//pw, pw).permute(0, 2, 4, 3, 5, 1).reshape(B, -1, C*ph*pw)
 
-# %% wrong, patchify, pictures mixed up
+# %% wrong, patchify, images mixed up
 def patchify(x, patch_size):
     (ph, pw), (B, C, H, W) = pair(patch_size), x.shape
     if H % ph or W % pw: raise ValueError
