@@ -25,7 +25,7 @@ def relative(a, b):
     assert a.shape == b.shape
     return np.abs(a - b).max() / np.abs(b).max()
 
-def pictures(h, w=None, n=1): return np.random.default_rng(h).uniform(-1, 1, (n, h, w or h, 3))   # (B,H,W,C), float64
+def images(h, w=None, n=1): return np.random.default_rng(h).uniform(-1, 1, (n, h, w or h, 3))   # (B,H,W,C), float64
 def nchw(x): return torch.from_numpy(x).float().permute(0, 3, 1, 2)
 def run(model, x):
     with torch.no_grad(): return model.eval()(nchw(x))
@@ -66,7 +66,7 @@ def tiny(tmp_path):
 def test_b16_is_timms(b16):
     peer = timm.create_model('vit_base_patch16_224')
     peer.load_pretrained(str(b16[0]))
-    ours, x = create_vit('ViT-B_16', act='gelu'), pictures(224)
+    ours, x = create_vit('ViT-B_16', act='gelu'), images(224)
     report = load_checkpoint(ours, b16[0])
     assert (report.format, len(report.loaded), report.problems) == ('npz', 152, '')
     d = relative(run(ours, x), run(peer, x))
@@ -75,7 +75,7 @@ def test_b16_is_timms(b16):
 
 @pytest.mark.parametrize('size', [(224, 224), (384, 384), (160, 256)], ids=str)
 def test_b16_is_the_formulas(b16, size):
-    ours, x = create_vit('ViT-B_16', img_size=size, act='gelu_tanh'), pictures(*size)
+    ours, x = create_vit('ViT-B_16', img_size=size, act='gelu_tanh'), images(*size)
     report = load_checkpoint(ours, b16[0])
     assert set(report.resized) == ({'pos_embed'} if size != (224, 224) else set())
     d = relative(run(ours, x), forward(b16[1], x, old=(14, 14) if report.resized else None))
@@ -85,7 +85,7 @@ def test_b16_is_the_formulas(b16, size):
 @pytest.mark.parametrize('size', [(160, 256)], ids=str)
 def test_b16_resized_is_timms_but_for_its_resize(b16, size):
     "timm stretches without aligned corners; given the official positions, it agrees."
-    peer, ours, x = timm.create_model('vit_base_patch16_224', img_size=size), create_vit('ViT-B_16', img_size=size), pictures(*size)
+    peer, ours, x = timm.create_model('vit_base_patch16_224', img_size=size), create_vit('ViT-B_16', img_size=size), images(*size)
     peer.load_pretrained(str(b16[0]))
     load_checkpoint(ours, b16[0])
     assert relative(run(ours, x), run(peer, x)) > 1e-4
@@ -93,7 +93,7 @@ def test_b16_resized_is_timms_but_for_its_resize(b16, size):
     assert relative(run(ours, x), run(peer, x)) < 1e-4
 
 def test_the_erf_form_is_not_the_official_one(b16):
-    ours, x = create_vit('ViT-B_16', act='gelu'), pictures(224)
+    ours, x = create_vit('ViT-B_16', act='gelu'), images(224)
     load_checkpoint(ours, b16[0])
     assert 1e-5 < relative(run(ours, x), forward(b16[1], x)) < 1e-2
 
@@ -101,7 +101,7 @@ def test_the_erf_form_is_not_the_official_one(b16):
 def test_pre_logits_is_the_formulas(tmp_path, size):
     arrays = google_arrays(classes=21, pre_logits=768, depth=6)
     np.savez(tmp_path/'pre.npz', **arrays)
-    ours, x = create_vit('ViT-B_16', img_size=size, depth=6, num_classes=21, pre_logits=768, act='gelu_tanh'), pictures(*size)
+    ours, x = create_vit('ViT-B_16', img_size=size, depth=6, num_classes=21, pre_logits=768, act='gelu_tanh'), images(*size)
     report = load_checkpoint(ours, tmp_path/'pre.npz')
     assert 'pre_logits.0.weight' in report.loaded and not report.skipped
     d = relative(run(ours, x), forward(arrays, x, old=(14, 14) if size != (224, 224) else None))
@@ -118,7 +118,7 @@ def test_pre_logits_is_the_formulas(tmp_path, size):
 def test_hybrid_is_the_formulas(tmp_path, size):
     arrays = google_arrays(units=(3, 4, 9), classes=10, depth=4)
     np.savez(tmp_path/'r50.npz', **arrays)
-    ours, x = create_vit('R50-ViT-B_16', img_size=size, depth=4, num_classes=10, act='gelu_tanh'), pictures(*size)
+    ours, x = create_vit('R50-ViT-B_16', img_size=size, depth=4, num_classes=10, act='gelu_tanh'), images(*size)
     load_checkpoint(ours, tmp_path/'r50.npz')
     d = relative(run(ours, x), forward(arrays, x, old=(14, 14) if size != (224, 224) else None))
     print(f'difference {d:.1e}')
@@ -131,7 +131,7 @@ def test_hybrid_is_the_formulas(tmp_path, size):
 def test_whole_hybrid_and_timms_version_of_it(tmp_path):
     arrays = google_arrays(units=(3, 4, 9))
     np.savez(tmp_path/'r50.npz', **arrays)
-    ours, x = create_vit('R50-ViT-B_16', act='gelu_tanh'), pictures(224)
+    ours, x = create_vit('R50-ViT-B_16', act='gelu_tanh'), images(224)
     load_checkpoint(ours, tmp_path/'r50.npz')
     expected = forward(arrays, x)
     d = relative(run(ours, x), expected)
@@ -154,7 +154,7 @@ def save_peer(peer, path):
 
 def check(peer, theirs, path, fmt, kwargs, size, **options):
     "Load what `peer` saved into `create_vit(**kwargs)` and compare with what `theirs(peer, x)` gives."
-    ours, x = create_vit(img_size=size, **kwargs).eval(), nchw(pictures(*size, n=2))
+    ours, x = create_vit(img_size=size, **kwargs).eval(), nchw(images(*size, n=2))
     report = load_checkpoint(ours, path, **options)
     assert report.format == fmt and not report.problems
     with torch.no_grad(): d = relative(ours(x) if kwargs.get('num_classes') else ours.forward_features(x), theirs(peer, x))

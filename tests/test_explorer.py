@@ -211,7 +211,7 @@ def test_controls_of_ipywidgets():
     give('<b>mine</b>.png', file.getvalue())
     assert ex.image == 2 and ex.pictures[2]['label'] == '<b>mine</b>.png' and by_name['picture'].value == 2 and trouble.value == ''
     give('no picture.txt', b'hello')
-    assert len(ex.pictures) == 3 and trouble.value.startswith('no picture.txt: not a picture')
+    assert len(ex.pictures) == 3 and trouble.value.startswith('no picture.txt: not an image')
 
 
 def test_state_that_travels_is_small_and_plain():

@@ -1,10 +1,10 @@
 "Folders of images as people have them: which layout is taken for what, and what is said."
 import os, zlib
 
-import pytest
+import pytest, torch
 from PIL import Image
 
-from vit_course.data import DataError, get_dls, load_folder
+from vit_course.data import DataError, get_dls, load_folder, load_splits, make_dls
 from vit_course.tools.commands import vit_train
 
 
@@ -272,3 +272,13 @@ def test_a_refusal_is_one_line(in_process, tmp_path):
     status, out, err = run(in_process, 'f')
     assert status == 2 and err.startswith('vit_train: ') and err.count('\n') == 1
     assert not (tmp_path/'output').exists()
+
+
+def test_loaders_of_splits_are_those_of_the_data_set():
+    kw = dict(seed=3, micro_batches=2, every=4, min_area=.5, device='cpu')
+    a, b = make_dls(load_splits('digits', size=8), 8, 32, flip=False, **kw), get_dls('digits', bs=32, **kw)
+    for one, other in zip(a.loaders, b.loaders):
+        pairs = list(zip(one, other, strict=True))
+        assert all(torch.equal(x, z) for p, q in pairs for x, z in zip(p, q)) and len(pairs) == (8 if one is a.train else len(one))
+    assert (a.c, a.classes, a.notes, a.train.flip) == (b.c, b.classes, b.notes, b.train.flip)
+    with pytest.raises(TypeError, match='colour'): get_dls('digits', colour=1)

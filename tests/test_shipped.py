@@ -101,9 +101,9 @@ def test_fine_tunes_by_name_with_a_new_head_for_other_classes(tmp_path):
     theirs = load_checkpoint(None, NAME).model
     assert not model.head.weight.any() and torch.equal(model.patch_embed.proj.weight, theirs.patch_embed.proj.weight)
     for kind in CARD['classes']:
-        (tmp_path/'pictures'/kind).mkdir(parents=True)
-        for i in range(4): Image.fromarray(np.full((32, 32, 3), 60*i, np.uint8)).save(tmp_path/'pictures'/kind/f'{i}.png')
-    same = get_learner(FinetuneConfig('b', **few | dict(dataset='folder', data_dir=tmp_path/'pictures'))).model
+        (tmp_path/'images'/kind).mkdir(parents=True)
+        for i in range(4): Image.fromarray(np.full((32, 32, 3), 60*i, np.uint8)).save(tmp_path/'images'/kind/f'{i}.png')
+    same = get_learner(FinetuneConfig('b', **few | dict(dataset='folder', data_dir=tmp_path/'images'))).model
     assert torch.equal(same.head.weight, theirs.head.weight)
 
 
@@ -113,9 +113,9 @@ def test_a_name_that_is_not_here(in_process, empty_cache):
 
 
 def test_does_what_its_card_says():
-    "On a tenth of the test pictures, which are not in this repository."
+    "On a tenth of the test images, which are not in this repository."
     archive = SHARED/'data'/'cifar10_jpeg.tar.xz'
-    if not archive.exists(): pytest.skip('the pictures of CIFAR-10 are not here')
+    if not archive.exists(): pytest.skip('the images of CIFAR-10 are not here')
     wanted = [f'test/{kind}/{i:04}.jpg' for kind in CARD['classes'] for i in range(100)]
     with tarfile.open(archive) as t:
         found = {m.name: np.asarray(Image.open(t.extractfile(m)).convert('RGB')) for m in t if m.name in set(wanted)}

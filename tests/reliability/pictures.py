@@ -1,4 +1,4 @@
-"""More than 300 picture files that strangers may hand in, made here with fixed seeds: {name: (what to write, what must become of it)}.
+"""More than 300 image files that strangers may hand in, made here with fixed seeds: {name: (what to write, what must become of it)}.
 
 'used' files must be read, and rightly; 'refused' ones must not; of 'either' kind (a cut or a flipped bit) both will do."""
 import io, os, random, socket, struct, zlib
@@ -52,7 +52,7 @@ def right():
 
 
 def odd():
-    "Pictures of something else that must be read as well."
+    "Images of something else that must be read as well."
     one = saved(grey().convert('1'), 'PNG'), saved(grey().convert('1'), 'TIFF', compression='group4')
     yield from {'1bit.png': one[0], 'fax.tif': one[1], 'one_pixel.png': saved(scene().resize((1, 1)), 'PNG'), 'thin.png': saved(scene().resize((1, 3000)), 'PNG'),
                 'wide.jpg': saved(scene().resize((3000, 1)), 'JPEG'), 'nan.tif': saved(Image.fromarray(np.full(SIZE[::-1], np.nan, np.float32)), 'TIFF'),
@@ -62,7 +62,7 @@ def odd():
 
 
 def wrong():
-    "No picture, or one that would not fit into memory."
+    "No image, or one that would not fit into memory."
     yield from {'empty.png': b'', 'text.jpg': b'no picture', 'page.png': b'<html><script>alert(1)</script>', 'drawing.png': b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>',
                 'paper.jpg': b'%PDF-1.4 ...', 'zip.png': b'PK\3\4' + bytes(100), 'pickle.png': b'\x80\x04cos\nsystem\n.', 'program.jpg': b'\x7fELF' + bytes(100),
                 'postscript.png': b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 24 16\n%%EndComments\n(stolen) (w) file\n%%EOF\n', 'postscript.jpg': saved(scene(), 'EPS'),
@@ -98,7 +98,7 @@ NAMES = [b'two\nlines.png', b'<b>bold<b>.png', b'<script>alert(1)<.png', b'"quot
 
 
 def special(folder):
-    "Things in a folder that have the name of a picture and are none; gives {name: what must become of it}."
+    "Things in a folder that have the name of an image and are none; gives {name: what must become of it}."
     (folder/'folder.png').mkdir(); os.symlink('loop.png', folder/'loop.png'); os.symlink('pong.png', folder/'ping.png'); os.symlink('ping.png', folder/'pong.png')
     os.symlink('nowhere.png', folder/'dangling.png'); os.mkfifo(folder/'pipe.png'); os.symlink('pipe.png', folder/'to_pipe.png'); os.symlink('/dev/zero', folder/'zero.png')
     os.symlink('rgb.png', folder/'link.png')

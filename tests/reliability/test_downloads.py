@@ -10,7 +10,9 @@ from test_weights_cli import OFFLINE, TINY
 
 from vit_course import checkpoints as C
 from vit_course.checkpoints import CheckpointError, download, verify_checkpoint
-from vit_course.data import DataError, load_cifar
+from vit_course.data import load_cifar
+from vit_course.tools import image_files
+from vit_course.tools.image_files import DataError
 
 
 class Server(ThreadingHTTPServer):
@@ -211,7 +213,7 @@ def test_several_processes_fetch_at_once(server, content, tmp_path, how='halves'
 
 @pytest.fixture(scope='module')
 def archive():
-    "An archive in CIFAR's format with four pictures a file, and a torchvision class that expects it."
+    "An archive in CIFAR's format with four images a file, and a torchvision class that expects it."
     import torchvision
     official, rng, out = torchvision.datasets.CIFAR10, np.random.default_rng(0), io.BytesIO()
     names = [n for n, _ in official.train_list + official.test_list]
@@ -226,9 +228,8 @@ def archive():
 @pytest.mark.parametrize('how', ['half', 'reset', 'nothing', 'longer', 'shorter', 'nolength_half', 'badlength/abc', 'chunked/half', 'chunked/bad', 'bytes', 'flipped', 'page', 'garbage', 'long_header',
                                  'partly', 'status/204', 'status/404', 'status/429', 'status/500', 'to/loop', 'to/file', 'to/data', 'to/odd', 'to/nowhere'])
 def test_cifar(archive, tmp_path, monkeypatch, how):
-    "One bad source is one line; a good one behind it gives the pictures; nothing damaged is taken for whole."
+    "One bad source is one line; a good one behind it gives the images; nothing damaged is taken for whole."
     import torchvision
-    from vit_course import data
     for name in OFFLINE: monkeypatch.delenv(name, raising=False)
     body, facts = archive
     with Server(body) as s:
@@ -237,7 +238,7 @@ def test_cifar(archive, tmp_path, monkeypatch, how):
         if how not in ('badlength/abc', 'longer'):       # their bytes are good, and the hash says so
             with pytest.raises(DataError, match='could not be downloaded') as e: load_cifar(Tiny, tmp_path)
             assert str(e.value).isprintable()
-        monkeypatch.setitem(data.MIRRORS, 'Tiny', [s.url('good')])
+        monkeypatch.setitem(image_files.MIRRORS, 'Tiny', [s.url('good')])
         train, test, names = load_cifar(Tiny, tmp_path)
         s.stop.set(); s.shutdown()
     assert (len(train), len(test), names) == (20, 4, list('abcdefghij'))

@@ -1,4 +1,4 @@
-"Picture files from strangers, against everything that opens them: each is used, and rightly, or refused in one line; nothing hangs, crashes or runs."
+"Image files from strangers, against everything that opens them: each is used, and rightly, or refused in one line; nothing hangs, crashes or runs."
 import contextlib, functools, json, os, shutil, signal, sys
 from collections import Counter
 
@@ -8,7 +8,7 @@ from pictures import SIZE, corpus, grey, right, scene
 from test_explorer import Scripts
 from vit_course.attention_maps import vit_attention
 from vit_course.checkpoints import save_checkpoint
-from vit_course.data import SUFFIXES, DataError, open_image
+from vit_course.tools.image_files import SUFFIXES, DataError, open_image
 from vit_course.vit import create_vit
 
 pytestmark = [pytest.mark.skipif(os.name == 'nt', reason='Windows has neither pipes nor such names in folders'), pytest.mark.filterwarnings('ignore:::PIL')]
@@ -57,7 +57,7 @@ def test_each_is_used_or_refused(strangers, capsys):
         if not used: assert found[path].isprintable(), found[path]
         else: assert found[path].dtype == np.uint8 and found[path].shape[2] == 3
     n = Counter('refused' if isinstance(v, str) else 'used' for v in found.values())
-    with capsys.disabled(): print(f"\n{len(kinds)} picture files: {n['used']} used, {n['refused']} refused in one line, none crashed or hung")
+    with capsys.disabled(): print(f"\n{len(kinds)} image files: {n['used']} used, {n['refused']} refused in one line, none crashed or hung")
 
 
 def test_what_is_used_shows_the_right_thing(strangers):
@@ -111,7 +111,7 @@ def checkpoint(tmp_path_factory):
 
 
 def test_attention_refuses(strangers, in_process, checkpoint, tmp_path):
-    "`vit_attention`: a picture that cannot be read is one line, and nothing is written, not for the good one beside it either."
+    "`vit_attention`: an image that cannot be read is one line, and nothing is written, not for the good one beside it either."
     folder, kinds = strangers
     refused = [p for p, v in outcomes(os.fspath(folder)).items() if isinstance(v, str)]
     for path in refused:
