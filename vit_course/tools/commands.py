@@ -18,8 +18,11 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message): self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 def _formatter(prog):
+    "Colours for a terminal."
+    plain = argparse.RawDescriptionHelpFormatter(prog)
+    if not sys.stdout.isatty(): return plain
     try: from rich_argparse import RawDescriptionRichHelpFormatter as Formatter
-    except ImportError: return argparse.RawDescriptionHelpFormatter(prog)
+    except ImportError: return plain
     Formatter.text_markup = False              # brackets are brackets
     Formatter.group_name_formatter = str       # usage, not Usage: as argparse has it
     return Formatter(prog)
