@@ -12,10 +12,11 @@ from torch.nn import functional as F
 from torchvision.transforms.functional import gaussian_blur
 
 from common import ROOT, table, write_result
-from vit_course.attention_maps import (SCALES, attention_maps, deletion_insertion, pixel_norm, rank_correlation, relevance, rollout, shuffled,
-                                       to_grid)
+from vit_course.attention_maps import SCALES, attention_maps, relevance, rollout, to_grid
 from vit_course.checkpoints import load_checkpoint
-from vit_course.data import Batches, ImageSet, list_images, read_images
+from vit_course.data import Batches, ImageSet
+from vit_course.faithfulness import deletion_insertion, pixel_norm, rank_correlation, weight_randomisation
+from vit_course.tools.image_files import list_images, read_images
 from vit_course.vit import create_vit
 
 p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -96,7 +97,7 @@ def maps_of(m, x, target):
 
 areas, same = {}, {}
 L = model.cfg.depth
-twins = {n: shuffled(model, n, args.seed) for n in (1, L//3, L)}
+twins = {n: weight_randomisation(model, n, args.seed) for n in (1, L//3, L)}
 for x, _ in test:
     with torch.no_grad(): target = model(x).argmax(1)
     maps = maps_of(model, x, target)

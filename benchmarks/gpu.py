@@ -19,7 +19,7 @@ import torch
 from common import ROOT, table, write_result
 from peers import PEERS, make
 from torch.nn import functional as F
-from vit_course.data import ImageSet, TrainBatches
+from vit_course.data import ImageSet, Splits, TrainBatches, make_dls
 from vit_course.finetune import FinetuneConfig, finetune, get_learner
 from vit_course.tools.device import COMPILE_FROM, try_compile
 from vit_course.tools.optimizers import make_optimizer
@@ -142,13 +142,9 @@ def config(args, **kw):
 
 def learner(cfg, n=50_000, valid=2_500):
     "As `get_learner`, on random pictures in the sizes and numbers of CIFAR-10."
-    from fastai.data.core import DataLoaders
-    from vit_course.data import Batches
-    common = dict(size=cfg.img_size, classes=[str(i) for i in range(10)])
-    train = TrainBatches(pictures(n, 32), cfg.train_batch_size, every=cfg.eval_every, total=cfg.num_steps, min_area=0.05, parts=cfg.gradient_accumulation_steps, **common)
-    valid, test = (Batches(pictures(k, 32), cfg.eval_batch_size, **common) for k in (valid, 4*valid))
-    dls = DataLoaders(train, valid, test, device=torch.device(cfg.device))
-    dls.test, dls.classes, dls.c, dls.skipped, dls.notes = test, common["classes"], 10, [], []
+    splits = Splits(*(pictures(k, 32) for k in (n, valid, 4*valid)), [str(i) for i in range(10)])
+    dls = make_dls(splits, cfg.img_size, cfg.train_batch_size, cfg.eval_batch_size, device=cfg.device, every=cfg.eval_every, total=cfg.num_steps, min_area=0.05,
+                   micro_batches=cfg.gradient_accumulation_steps)
     return get_learner(cfg, dls)
 
 

@@ -3,8 +3,8 @@ import json, re
 
 import numpy as np, pytest, torch
 from PIL import Image
-from vit_course.attention_maps import vit_attention
 from vit_course.checkpoints import save_checkpoint
+from vit_course.tools.commands import vit_attention
 from vit_course.vit import create_vit
 
 OPTIONS = {'cls': [], 'rollout': ['--method', 'rollout', '--query', '1,0'], 'relevance': ['--method', 'relevance', '--target', '3', '--interpolation', 'bilinear'],
@@ -45,7 +45,7 @@ def is_one_line(err): assert err.startswith('vit_attention: ') and err.count('\n
 
 
 def test_help(command):
-    status, out, err = command('attention_maps', '--help')
+    status, out, err = command('vit_attention', '--help')
     assert status == 0 and not err
     for word in '--method --layer --head --query --target --out --img_size --scale --interpolation --colours RUN_OR_CHECKPOINT IMAGE'.split(): assert word in out, word
 
@@ -54,7 +54,7 @@ def test_a_run_of_vit_train_and_a_jpeg(command, tmp_path):
     status, out, err = command('finetune', '--name', 'demo', '--model_type', 'testing', '--device', 'cpu', '--num_steps', 4)
     assert status == 0, err
     colourful().save(tmp_path/'holiday.jpg')
-    status, out, err = command('attention_maps', 'output/demo', 'holiday.jpg', '--method', 'relevance')
+    status, out, err = command('vit_attention', 'output/demo', 'holiday.jpg', '--method', 'relevance')
     assert status == 0 and not err and 'holiday: class' in out, err
     assert sorted(p.name for p in (tmp_path/'attention').iterdir()) == ['attention.json', 'holiday_heads.png', 'holiday_relevance.png']
     r = results(tmp_path/'attention'/'attention.json')
@@ -202,7 +202,7 @@ def test_a_full_disk_leaves_the_old_results(attention, tmp_path, monkeypatch):
     colourful().save('a.png')
     assert attention('a.png')[0] == 0
     before = {p.name: p.read_bytes() for p in (tmp_path/'attention').iterdir()}
-    import vit_course.attention_maps as A
+    import vit_course.tools.attention_files as A
     def full(*args, **kw): raise OSError(28, 'No space left on device', 'a_raw.png')
     monkeypatch.setattr(A, '_save_overlay', full)
     status, out, err = attention('a.png', '--layer', '0')
@@ -218,7 +218,7 @@ def test_scale(attention, flag, scale):
 
 def test_scale_of_published_checkpoints(checkpoint):
     from types import SimpleNamespace as N
-    from vit_course import attention_maps as A
+    from vit_course.tools import attention_files as A
     from vit_course.checkpoints import CHECKPOINTS
     for name, c in CHECKPOINTS.items():
         for path in (c.file, f'elsewhere/{c.file}'): assert A._scale_of(path, N(path=__import__('pathlib').Path(path), format='timm')) == c.scale

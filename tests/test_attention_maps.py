@@ -7,6 +7,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from vit_course.attention_maps import *
+from vit_course.faithfulness import *
+from vit_course.tools.attention_files import examine
 from vit_course.vit import ViTConfig, VisionTransformer, create_vit
 
 TINY = dict(img_size=(16, 24), patch_size=8, dim=32, depth=3, heads=4, mlp_dim=64, num_classes=5)
@@ -316,18 +318,18 @@ def test_rows_sum_to_one(L, B, H, T, fusion, discard, residual, sharp, seed):
 
 def test_discard_cuts_the_weakest_and_never_the_class_token():
     w = torch.tensor([[.01, .04, .25, .3, .4]]).expand(5, 5)[None, None, None]
-    F_ = fuse(w[0], discard=.5, residual=False)[0]
+    F_ = fuse_heads(w[0], discard=.5, residual=False)[0]
     torch.testing.assert_close(F_, (torch.tensor([.01, 0, 0, .3, .4])/.71).expand(5, 5))
     each = random_weights(1, 3, 2, 8)[0]
-    alone = torch.cat([fuse(each[i:i+1], 'min', .4) for i in range(3)])
-    torch.testing.assert_close(fuse(each, 'min', .4), alone)
-    assert ((fuse(each, discard=.4, residual=False) == 0).sum(-1) == 2).all()
+    alone = torch.cat([fuse_heads(each[i:i+1], 'min', .4) for i in range(3)])
+    torch.testing.assert_close(fuse_heads(each, 'min', .4), alone)
+    assert ((fuse_heads(each, discard=.4, residual=False) == 0).sum(-1) == 2).all()
 
 
 def test_min_of_heads_that_share_nothing_keeps_the_token():
     w = torch.eye(4).roll(1, 0)[None, None]
     w = torch.cat([w, torch.eye(4).roll(2, 0)[None, None]], 1)      # (1,2,4,4): the heads look at different tokens
-    torch.testing.assert_close(fuse(w, 'min', residual=False)[0], torch.eye(4))
+    torch.testing.assert_close(fuse_heads(w, 'min', residual=False)[0], torch.eye(4))
 
 
 @pytest.mark.parametrize('kw,words', [(dict(fusion='sum'), 'mean, max, min'), (dict(discard=1.), 'less than 1'), (dict(discard=-.1), 'at least 0')])
@@ -346,7 +348,7 @@ def test_rollout_takes_layers_one_by_one():
 def test_flow_against_a_linear_programme():
     from scipy.optimize import linprog
     w = random_weights(2, 1, 2, 3).double()
-    got, layers, T = attention_flow(w)[0], [fuse(a)[0].numpy() for a in w], 3
+    got, layers, T = attention_flow(w)[0], [fuse_heads(a)[0].numpy() for a in w], 3
     edges = [((l+1, i), (l, j), layers[l][i, j]) for l in range(2) for i in range(T) for j in range(T)]
     for i, j in itertools.product(range(T), range(T)):
         inner = [(1, n) for n in range(T)]
@@ -358,7 +360,7 @@ def test_flow_against_a_linear_programme():
 
 def test_flow_of_one_layer_is_the_layer():
     w = random_weights(1, 2, 2, 4)
-    torch.testing.assert_close(attention_flow(w), fuse(w[0]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(attention_flow(w), fuse_heads(w[0]), rtol=0, atol=1e-6)
 
 
 # --- relevance
@@ -637,10 +639,10 @@ def test_deletion_and_insertion_find_the_better_order():
     with pytest.raises(ValueError, match='are needed'): deletion_insertion(model, x, torch.rand(2, 5))
 
 
-def test_shuffled_changes_what_it_says():
+def test_weight_randomisation_changes_what_it_says():
     model = shaken()
     for n in range(4):
-        twin = shuffled(model, n, seed=1)
+        twin = weight_randomisation(model, n, seed=1)
         same = [all(torch.equal(a, b) for a, b in zip(x.parameters(), y.parameters())) for x, y in zip(model.encoder.blocks, twin.encoder.blocks)]
         assert same == [True]*(3 - n) + [False]*n and not torch.equal(model.head.weight, twin.head.weight)
         for a, b in zip(model.parameters(), twin.parameters()): torch.testing.assert_close(a.flatten().sort().values, b.flatten().sort().values)
@@ -653,9 +655,9 @@ def test_rank_correlation():
     torch.testing.assert_close(rank_correlation(a, a.exp()), torch.ones(4))
 
 
-def test_pointing():
+def test_pointing_game():
     maps = torch.zeros(2, 3, 4); maps[0, 1, 2] = 3; maps[0, 0, 0] = 1; maps[1, 2, 3] = 1
-    hit, mass = pointing(maps, torch.tensor([[1, 1, 2, 2], [0, 0, 2, 2]]))
+    hit, mass = pointing_game(maps, torch.tensor([[1, 1, 2, 2], [0, 0, 2, 2]]))
     assert hit.tolist() == [True, False] and mass.tolist() == [.75, 0]
 
 

@@ -106,15 +106,23 @@ def ruff(paths, width, select='E501,E702,F', ignore=()):
     return [l for l in done.stdout.splitlines() if re.search(r': [EF]\d+ ', l)]
 
 
-# cells import once for all that follow and define the better version under the same name; fastcore.test is imported whole
-IN_NOTEBOOKS = ('F401', 'F403', 'F405', 'F811', 'F821')
+# cells import once for all that follow and define the better version under the same name; fastcore.test is imported whole; only a module begins with `__future__`
+IN_NOTEBOOKS = ('F401', 'F403', 'F404', 'F405', 'F811', 'F821')
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
 def test_lines(path):
     if path.stem in WAITING.get('lines', ()): pytest.xfail('not in order yet')
     found = ruff([path], 100 if path.parent.name in ('tools', 'teach') else 88, ignore=IN_NOTEBOOKS)
+    found = [f for f in found if not is_directive(path, f)]
     assert not found, '\n'.join(found)
+
+
+def is_directive(path, finding):
+    "Is the line one that nbdev or vit_assign reads, which cannot be wrapped?"
+    cell, line = map(int, re.search(r':cell (\d+):(\d+):', finding).groups())
+    source = json.loads(path.read_text(encoding='utf-8'))['cells'][cell - 1]['source']
+    return ''.join(source).splitlines()[line - 1].startswith('#| ')
 
 
 def test_long_lines_are_found(tmp_path):
@@ -132,7 +140,8 @@ Gone Watched Launched""".split()
 def test_public_names_are_the_fields(name):
     if name in WAITING.get('names', ()): pytest.xfail('not in order yet')
     public = promised(house.modules()[name].read_text(encoding='utf-8'))
-    assert not set(public) & set(HOMEMADE), 'STYLE has the word that the field uses'
+    fine = {'send'} if name == 'teach.sandbox' else set()          # a message is sent through a pipe
+    assert not set(public) & set(HOMEMADE) - fine, 'the field has another word'
     assert not [n for n in public if re.search('picture', n, re.I)], 'say image'
 
 

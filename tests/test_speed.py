@@ -9,7 +9,7 @@ from vit_course.tools import device
 from fastai.callback.core import Callback
 from vit_course.data import ImageSet, TrainBatches, keep_on_device
 from vit_course.finetune import FinetuneConfig, RunResult, finetune, get_learner
-from vit_course.tools.commands import vit_train
+from vit_course.tools.commands import train_config, vit_train
 from vit_course.tools.device import OutOfDeviceMemory
 from vit_course.vit import count_flops
 
@@ -77,7 +77,7 @@ def test_compile_rule(monkeypatch):
 
 
 def test_compile_flags():
-    assert [ft._parse(['--name', 'x', *a]).compile for a in ([], ['--compile'], ['--no_compile'])] == [None, True, False]
+    assert [train_config(['--name', 'x', *a]).compile for a in ([], ['--compile'], ['--no_compile'])] == [None, True, False]
 
 
 def test_compile_that_fails_goes_on_without(tmp_path, monkeypatch, capsys):

@@ -303,6 +303,23 @@ def test_heartbeats_in_every_storage(url, tmp_path, kind):
     assert claim.lost
 
 
+def test_reading_while_another_writes(url, monkeypatch):
+    "A trial's attributes come one by one: a reader in between, or a death, leaves no damaged study."
+    import optuna
+    from vit_course.tools.sweep import TrialQueue, open_storage
+    one, two = (TrialQueue('ours', open_storage(url), space=dict(depth=[1, 2]), n=2) for _ in range(2))
+    seen, write = [], optuna.trial.Trial.set_user_attr
+    def watched(*args):
+        write(*args)
+        seen.append((args[1], two.counts()))
+    monkeypatch.setattr(optuna.trial.Trial, 'set_user_attr', watched)
+    claim = one.claim()
+    assert {'worker', 'settings', 'seed', 'run', 'leader'} == {name for name, _ in seen}
+    assert [counts for _, counts in seen][-1] == two.counts() == (0, 2, 1)
+    one.finish(claim, 0.5, test_accuracy=0.4)
+    assert two.counts() == (1, 2, 0)
+
+
 DEATH = """
 import os, signal, sys
 from test_sweep import queue_on

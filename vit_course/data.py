@@ -198,11 +198,9 @@ class TrainBatches(Batches):
         min_area:float=0.05,  # smallest random crop, of the image's area; 1 for none
         flip:bool=True,       # mirror half of the images
         micro_batches:int=1,  # pieces of a batch, for gradient accumulation
-        seed:int=42,          # of the order, the crops and the flips
-        parts:int=None):      # alias
+        seed:int=42):         # of the order, the crops and the flips
         super().__init__(dataset, bs, size, classes, mean, std)
-        self.every, self.total = every, total
-        self.micro_batches = parts or micro_batches
+        self.every, self.total, self.micro_batches = every, total, micro_batches
         self.min_area, self.flip, self.seed, self.step = min_area, flip, seed, 0
         self._order = (None, None)
     @property
@@ -249,9 +247,6 @@ def make_generator(*numbers)->torch.Generator:
     "A generator for these non-negative numbers, unrelated to that of any others."
     state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state) & (2**63 - 1))
-
-# %% ../nbs/06_data.ipynb #2cf3390b
-seeded, send = make_generator, to_device  # alias
 
 # %% ../nbs/06_data.ipynb #c94f1b28
 @dataclass

@@ -53,7 +53,7 @@ class DropPath(nn.Module):
 
     def forward(self, x):
         if not self.training or self.p == 0: return x
-        keep = x.new_empty(len(x), *[1]*(x.ndim-1))  # (B,1,...): one draw for each image
+        keep = x.new_empty(len(x), *[1]*(x.ndim-1))  # (B,1,...): one draw an image
         return x * (keep.bernoulli_(1 - self.p) / (1 - self.p))
 
     def extra_repr(self): return f'p={self.p}'

@@ -21,7 +21,7 @@ from .callbacks import (AutocastMixedPrecision, DeviceAvgMetric,
                                   DeviceAvgSmoothLoss, MicroBatchAccumulation,
                                   StepSchedule)
 from .checkpoints import CheckpointError, load_checkpoint
-from .data import DataError, get_dls, seeded
+from .data import DataError, get_dls, make_generator
 from .patches import pair
 from .tools.config import (ConfigError, FinetuneConfig, autocast_dtype,
                                      decay_start, resolve_config)
@@ -102,9 +102,10 @@ def get_learner(
     if dls is None:
         dls = get_dls(cfg.dataset, cfg.data_dir, cfg.img_size, cfg.train_batch_size,
                       cfg.eval_batch_size, every=cfg.eval_every, total=cfg.num_steps,
-                      min_area=cfg.min_area, parts=cfg.gradient_accumulation_steps,
+                      min_area=cfg.min_area,
+                      micro_batches=cfg.gradient_accumulation_steps,
                       seed=cfg.seed, device=cfg.device)
-    for dl in dls.loaders: dl.share = group.rank, group.world_size
+    for dl in dls.loaders: dl.shard = group.rank, group.world_size
     if model is None: model = _make_model(cfg, dls.classes)
     model = model.to(cfg.device)
     if cfg.grad_checkpointing: model.encoder.checkpointing = True
@@ -113,7 +114,7 @@ def get_learner(
     shortcuts = [SHORTCUTS[name](model, cfg) for name in cfg.fast]
     compiled = _compile(cfg, model)
     if group.rank:                                          # dropout of its own
-        torch.manual_seed(seeded(cfg.seed, 2, group.rank).initial_seed())
+        torch.manual_seed(make_generator(cfg.seed, 2, group.rank).initial_seed())
     def opt_func(params, lr, **kw):
         opt = make_optimizer(model, cfg.optimizer, lr, cfg.weight_decay)
         return OptimWrapper(opt=opt)

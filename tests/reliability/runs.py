@@ -15,8 +15,8 @@ if sys.platform != 'win32':
 
 def _child(argv, cwd, said, hook, args):
     import torch
-    import vit_course.finetune as ft
     from vit_course.tools import throughput
+    from vit_course.tools.commands import vit_train
     os.chdir(cwd)
     for fd, name in ((1, 'out'), (2, 'err')): os.dup2(os.open(f'{said}.{name}', os.O_CREAT | os.O_WRONLY | os.O_TRUNC), fd)
     torch.set_num_threads(1)

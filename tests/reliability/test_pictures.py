@@ -6,7 +6,7 @@ import numpy as np, pytest
 from pictures import SIZE, corpus, grey, right, scene
 
 from test_explorer import Scripts
-from vit_course.attention_maps import vit_attention
+from vit_course.tools.commands import vit_attention
 from vit_course.checkpoints import save_checkpoint
 from vit_course.tools.image_files import SUFFIXES, DataError, open_image
 from vit_course.vit import create_vit

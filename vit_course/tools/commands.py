@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'OneLineParser', 'train_config', 'vit_train', 'vit_sweep', 'vit_report', 'vit_assign', 'vit_doctor',
-           'main']
+           'vit_attention', 'main']
 
 # %% ../../nbs/tools/commands.ipynb #4671aafc
 import argparse, os, sys, textwrap
+from pathlib import Path
 from .. import __version__
 
 # %% ../../nbs/tools/commands.ipynb #3316b51c
@@ -18,8 +19,11 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message): self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 def _formatter(prog):
+    "Colours for a terminal."
+    plain = argparse.RawDescriptionHelpFormatter(prog)
+    if not sys.stdout.isatty(): return plain
     try: from rich_argparse import RawDescriptionRichHelpFormatter as Formatter
-    except ImportError: return argparse.RawDescriptionHelpFormatter(prog)
+    except ImportError: return plain
     Formatter.text_markup = False              # brackets are brackets
     Formatter.group_name_formatter = str       # usage, not Usage: as argparse has it
     return Formatter(prog)
@@ -218,8 +222,70 @@ def vit_doctor(
     from vit_course.tools.doctor import print_checks
     return _ended(print_checks(), 'vit_train --name demo')
 
+# %% ../../nbs/tools/commands.ipynb #5bc27dee
+def _query(text):
+    "A query, as it stands on the command line: 'cls', 'mean', or (row, column)."
+    if text in ('cls', 'mean'): return text
+    row, _, column = text.partition(',')
+    return int(row), int(column)
+
+def _image_size(text):
+    "A side, or HxW."
+    h, _, w = text.lower().partition('x')
+    return (int(h), int(w)) if w else int(h)
+
+_query.__name__, _image_size.__name__ = 'query', 'image size' # argparse names them in messages
+
+def _attention_parser():
+    p = _make_parser('vit_attention', 'See what a Vision Transformer looks at in your own images: '
+                     'PNGs of all heads and of one map, and a JSON of figures.',
+                     'vit_attention output/demo cat.jpg',
+                     'vit_attention vit-tiny-4-cifar10 cat.jpg --method relevance --target cat '
+                     '--html')
+    flag = p.add_argument
+    flag('source', metavar='RUN_OR_CHECKPOINT',
+         help='a run folder, a checkpoint file, or the name of a fetched one '
+                        '(`vit_weights list`)')
+    flag('images', nargs='+', metavar='IMAGE', help='image files')
+    flag('--method', choices=('raw', 'rollout', 'relevance'), default='raw',
+         help='the map to lay over the image (default raw)')
+    flag('--layer', type=int, metavar='N',
+         help='layer for --method raw, from 0, negative from the end (default the last)')
+    flag('--head', type=int, metavar='N',
+         help='head for --method raw, from 0 (default the mean of all)')
+    flag('--query', type=_query, metavar='cls|mean|ROW,COL',
+         help='whose row: the class token, the mean of all patches, or a patch (default '
+                        'what the head reads)')
+    flag('--target', metavar='CLASS',
+         help='the class for --method relevance, a number or, where the checkpoint has '
+                        'names, its name (default the predicted one)')
+    flag('--img_size', type=_image_size, metavar='PIXELS',
+         help="a side or HxW (default the checkpoint's own)")
+    flag('--scale', choices=('auto', 'half', 'imagenet'), default='auto',
+         help='mean and deviation of the images (auto: as the checkpoint was trained)')
+    flag('--interpolation', choices=('nearest', 'bilinear'), default='nearest',
+         help='of the overlay (default nearest: the patches as they are)')
+    flag('--colours', choices=('own', 'shared'), default='own',
+         help='each head on its own colour scale, from 0 to its 98th percentile, or all '
+                        'on a shared one (default own)')
+    flag('--html', action='store_true',
+         help='write explorer.html too: a page to click in, without any request')
+    flag('--out', type=Path, default=Path('attention'), metavar='DIR',
+         help='folder for the results (default attention)')
+    return p
+
+def vit_attention(
+    argv:list|None=None # command line arguments; None: those of the process
+) -> int: # exit status: 0, or 2 when something could not be done
+    "See what a Vision Transformer looks at in your own images."
+    args = _attention_parser().parse_args(argv)
+    with _loading(): from vit_course.tools.attention_files import look_and_say
+    again = f"vit_attention {args.source} {args.images[0]} --html"
+    return _ended(look_and_say(args), f'open {args.out}/explorer.html' if args.html else again)
+
 # %% ../../nbs/tools/commands.ipynb #f494ff2b
-COMMANDS = {f.__name__: f for f in (vit_doctor, vit_train, vit_sweep, vit_report, vit_assign)}
+COMMANDS = {f.__name__: f for f in (vit_doctor, vit_train, vit_sweep,
+                                     vit_attention, vit_report, vit_assign)}
 
 def main(
     argv:list|None=None # name of a command and its arguments; None: those of the process

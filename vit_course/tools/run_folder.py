@@ -19,7 +19,7 @@ with warnings.catch_warnings():
 from filelock import FileLock, Timeout
 from safetensors.torch import load_model, save_model
 from ..checkpoints import load_checkpoint, replacing, save_checkpoint
-from ..data import seeded
+from ..data import make_generator
 from .config import FREE, ConfigError, FinetuneConfig, decay_start
 from .distributed import current_group, unwrap_ddp, upcast
 from ..vit import VisionTransformer
@@ -273,7 +273,8 @@ def restore_state(learn, cfg:FinetuneConfig, state:dict):
         if gpu is not None and torch.device(cfg.device).type == 'cuda':
             torch.cuda.set_rng_state(gpu, cfg.device)
         return
-    torch.manual_seed(seeded(cfg.seed, 3, group.rank, state['step']).initial_seed())
+    generator = make_generator(cfg.seed, 3, group.rank, state['step'])
+    torch.manual_seed(generator.initial_seed())
     if group.rank == 0:
         print(f"note: {len(before)} processes before, {group.world_size} now: the batches stay "
               "the same, dropout draws other numbers", file=sys.stderr)

@@ -394,7 +394,8 @@ class TrialQueue:
         "Let the sampler choose a new point. True when it is new, and wanted."
         settings = {k: _suggest(trial, k, v) for k, v in self.plan.space.items()}
         run, seed = run_name(settings, self.plan.seeds[0]), self.plan.seeds[0]
-        self.note(trial, run=run, settings=settings, seed=seed, leader=True)
+        # in this order, because others read in between: who has a name has settings and a seed
+        self.note(trial, settings=settings, seed=seed, run=run, leader=True)
         trials = self.trials()
         # a younger trial may have had its name before ours had
         others = self._owners(t for t in trials if t.number != trial.number)

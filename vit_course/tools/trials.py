@@ -8,15 +8,15 @@ __all__ = ['resolve_trial', 'MixUpLabelSmoothing', 'shuffle_patches', 'ShufflePa
 
 # %% ../../nbs/tools/trials.ipynb #2f319bae
 import functools, math, warnings
+from dataclasses import replace
 import torch
 with warnings.catch_warnings():
     warnings.simplefilter('ignore', FutureWarning)
     from fastai.callback.core import Callback
-    from fastai.data.core import DataLoaders
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models.resnet import BasicBlock, conv1x1
-from ..data import DATASETS, Batches, TrainBatches, load_splits, split_indices
+from ..data import DATASETS, load_splits, make_dls, split_indices
 from ..finetune import get_learner
 from ..patches import pair, patchify, unpatchify
 from .config import ConfigError, TrialConfig, resolve_config
@@ -121,20 +121,13 @@ def _splits(dataset, data_dir, size): return load_splits(dataset, data_dir, size
 
 def _trial_dls(cfg): # complete
     "As `get_dls` makes them, with a share of the training images, mirrored or not."
-    size = pair(cfg.img_size)
-    s = _splits(cfg.dataset, cfg.data_dir, size)
-    keep = slice(None)
-    if (cfg.train_share or 1) < 1: keep = split_indices(s.train.labels, cfg.train_share)[1]
+    s = _splits(cfg.dataset, cfg.data_dir, pair(cfg.img_size))
+    if (cfg.train_share or 1) < 1:
+        s = replace(s, train=s.train[split_indices(s.train.labels, cfg.train_share)[1]])
     flip = DATASETS[cfg.dataset].flip if cfg.flip is None else cfg.flip
-    common = dict(size=size, classes=s.classes)
-    train = TrainBatches(s.train[keep], cfg.train_batch_size, every=cfg.eval_every,
-                         total=cfg.num_steps, min_area=cfg.min_area, seed=cfg.seed, flip=flip,
-                         parts=cfg.gradient_accumulation_steps, **common)
-    valid, test = (Batches(d, cfg.eval_batch_size, **common) for d in (s.valid, s.test))
-    dls = DataLoaders(train, valid, test, device=torch.device(cfg.device))
-    dls.test, dls.classes, dls.c = test, s.classes, len(s.classes)
-    dls.skipped, dls.notes = s.skipped, s.notes
-    return dls
+    return make_dls(s, cfg.img_size, cfg.train_batch_size, cfg.eval_batch_size, device=cfg.device,
+                    every=cfg.eval_every, total=cfg.num_steps, min_area=cfg.min_area, flip=flip,
+                    micro_batches=cfg.gradient_accumulation_steps, seed=cfg.seed)
 
 # %% ../../nbs/tools/trials.ipynb #584e257e
 def trial_learner(cfg:TrialConfig): # the run
