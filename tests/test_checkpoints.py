@@ -1,16 +1,20 @@
 """Checkpoints of five libraries: the same numbers as the library they come from, the same bytes when written back, and nothing changed
 when a file is refused. The peers are timm, torchvision, transformers, and `reference.py`: the official formulas in NumPy and float64."""
-import json, os, stat, subprocess, sys, zipfile
+import json, os, stat, subprocess, sys, zipfile, zlib
 from dataclasses import replace
 
 import numpy as np, pytest, torch
 from conftest import ROOT, SHARED
 from reference import forward, google_arrays
 from torch.nn import functional as F
-from vit_course import checkpoints as C
-from vit_course.checkpoints import (CHECKPOINTS, CheckpointError, inspect_checkpoint, load_checkpoint, load_npz, resize_pos_embed, save_checkpoint,
+from vit_course.checkpoints import (CHECKPOINTS, RESIZE, CheckpointError, inspect_checkpoint,
+                                    load_checkpoint, load_npz, resize_pos_embed, save_checkpoint,
                                     save_npz, verify_checkpoint)
-from vit_course.vit import create_vit
+from vit_course.patches import pair
+from vit_course.tools.load_plan import RESIZE_OF
+from vit_course.tools.weight_files import (TABLES, SafetensorsFile, checksum, locate_tensor,
+                                           open_checkpoint)
+from vit_course.vit import CONFIGS, create_vit
 
 timm = pytest.importorskip('timm')
 torchvision = pytest.importorskip('torchvision')
@@ -280,18 +284,18 @@ def test_wrappers_are_looked_through(tmp_path):
     with pytest.raises(TypeError, match='VisionTransformer is needed, not a Linear'): load_checkpoint(torch.nn.Linear(1, 1), tmp_path/'c.safetensors')
 
 def test_every_tensor_of_every_model_has_a_name():
-    for name in C.CONFIGS:
+    for name in CONFIGS:
         with torch.device('meta'): keys = list(create_vit(name, registers=0 if name.startswith('R50') else 2, qk_norm=True, layer_scale=1.).state_dict())
-        for fmt in ('timm', 'vit_course', 'dinov2'): assert all(C.places(fmt, key) for key in keys)
-        if C.CONFIGS[name].layer_scale is None:
+        for fmt in ('timm', 'vit_course', 'dinov2'): assert all(locate_tensor(fmt, key) for key in keys)
+        if CONFIGS[name].layer_scale is None:
             with torch.device('meta'): keys = list(create_vit(name, pre_logits=8).state_dict())
-            assert all(C.places('npz', key) for key in keys)
+            assert all(locate_tensor('npz', key) for key in keys)
 
 @pytest.mark.parametrize('name', CHECKPOINTS)
 def test_published_files_fit_their_models(name):
     c = CHECKPOINTS[name]
     with torch.device('meta'): model = c.create()
-    assert c.format in C.TABLES and all(C.places(c.format, key) for key in model.state_dict())
+    assert c.format in TABLES and all(locate_tensor(c.format, key) for key in model.state_dict())
     assert all(url.startswith('https://') for url in c.urls) and c.scale in ('half', 'imagenet')
     assert sum(other.file == c.file for other in CHECKPOINTS.values()) == 1
 
@@ -340,7 +344,7 @@ def test_pre_logits_goes_with_its_head(tmp_path):
     official = load_checkpoint(model := create_vit('testing', pre_logits=24, num_classes=3), tmp_path/'pre.npz')
     assert 'pre_logits.0.weight' in official.loaded and not model.head.weight.any()   # the official code's other way: keep it, new head
 
-@pytest.mark.parametrize('mode', C.RESIZE)
+@pytest.mark.parametrize('mode', RESIZE)
 @pytest.mark.parametrize('old, new, n', [((14, 14), (24, 24), 1), ((6, 9), (4, 10), 5), ((3, 3), (1, 1), 0), ((1, 1), (3, 2), 1), ((2, 5), (2, 5), 1)], ids=str)
 def test_resize_keeps_prefix_and_constants(mode, old, new, n):
     pos = torch.randn(1, n + old[0]*old[1], 8)
@@ -392,7 +396,7 @@ def test_own_files_rebuild_the_model(tmp_path, kwargs):
     assert report.model.cfg == model.cfg and unchanged(report.model, snapshot(model)) and not report.skipped
     assert (report.format, report.metadata['step'], report.metadata['note']) == ('vit_course', '7', 'x')
     assert not any(p.is_meta for p in [*report.model.parameters(), *report.model.buffers()]) and all(p.requires_grad for p in report.model.parameters())
-    x = torch.randn(2, model.cfg.in_chans, *C.pair(model.cfg.img_size))
+    x = torch.randn(2, model.cfg.in_chans, *pair(model.cfg.img_size))
     with torch.no_grad(): assert torch.equal(report.model.eval()(x), model(x))
 
 @pytest.mark.parametrize('kwargs', [dict(), dict(img_size=48, patch_size=16, in_chans=1, num_classes=0), dict(dim=192, heads=4, depth=3, mlp_dim=100), dict(pre_logits=9),
@@ -402,7 +406,7 @@ def test_the_config_is_read_off_the_shapes(tmp_path, kwargs):
     save_npz(model, tmp_path/'a.npz')
     report = load_checkpoint(None, tmp_path/'a.npz')
     c = model.cfg
-    assert report.model.cfg == replace(c, img_size=C.pair(c.img_size), patch_size=C.pair(c.patch_size)) and unchanged(report.model, snapshot(model))
+    assert report.model.cfg == replace(c, img_size=pair(c.img_size), patch_size=pair(c.patch_size)) and unchanged(report.model, snapshot(model))
 
 def test_inspecting_changes_nothing(tiny):
     model = shake(create_vit('testing', num_classes=3))
@@ -483,9 +487,9 @@ def test_absurd_configs(tmp_path, changes):
     from safetensors.torch import save_file
     model = create_vit('testing')
     save_checkpoint(model, tmp_path/'a.safetensors')
-    config = json.dumps(json.loads(C.SafetensorsFile(tmp_path/'a.safetensors', open(tmp_path/'a.safetensors', 'rb')).metadata['vit_course']) | changes)
+    config = json.dumps(json.loads(SafetensorsFile(tmp_path/'a.safetensors', open(tmp_path/'a.safetensors', 'rb')).metadata['vit_course']) | changes)
     state = model.state_dict()
-    crcs = {'vit_course': C.zlib.crc32(config.encode()), **{k: C.checksum(k, v) for k, v in state.items()}}
+    crcs = {'vit_course': zlib.crc32(config.encode()), **{k: checksum(k, v) for k, v in state.items()}}
     save_file(state, tmp_path/'b.safetensors', metadata=dict(vit_course=config, crc32=json.dumps(crcs)))
     with pytest.raises(CheckpointError, match='b.safetensors'): load_checkpoint(None, tmp_path/'b.safetensors')
     given = create_vit('testing')
@@ -567,7 +571,7 @@ def test_safetensors_by_the_library_and_by_us(tmp_path):
     from safetensors import safe_open
     model = shake(create_vit('testing')).half()
     save_checkpoint(model, tmp_path/'a.safetensors')
-    with safe_open(tmp_path/'a.safetensors', 'pt') as theirs, C.open_checkpoint(tmp_path/'a.safetensors') as ours:
+    with safe_open(tmp_path/'a.safetensors', 'pt') as theirs, open_checkpoint(tmp_path/'a.safetensors') as ours:
         assert set(theirs.keys()) == set(ours.arrays) and theirs.metadata() == ours.metadata and json.loads(ours.metadata['vit_course'])['dim'] == 32
         for k in theirs.keys(): assert torch.equal(theirs.get_tensor(k), ours.read(k))
 
@@ -610,3 +614,7 @@ def test_peak_memory(b16, tmp_path, kind, model):
     print(f'peak / file {share:.2f}')
     if kind != 'npz': path.unlink()
     assert share < 2
+
+
+def test_each_format_has_its_way_to_resize():
+    assert set(RESIZE_OF) == set(TABLES) and set(RESIZE_OF.values()) <= set(RESIZE)

@@ -8,9 +8,15 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from reference import google_arrays
 from safetensors.torch import save_file
-from vit_course import checkpoints as C
 from vit_course.checkpoints import (CHECKPOINTS, CheckpointError, inspect_checkpoint,
-                                    load_checkpoint, save_checkpoint, save_npz, verify_checkpoint)
+                                    load_checkpoint, save_checkpoint, save_npz, verify_checkpoint,
+                                    vit_weights)
+from vit_course.patches import pair
+from vit_course.tools.hub import known_by_file
+from vit_course.tools.load_plan import empty_model, plan
+from vit_course.tools.weight_config import HIDDEN, PUBLISHED, gather, guess_config
+from vit_course.tools.weight_files import (LAYOUTS, READ_ERRORS, CheckpointFile, locate_tensor,
+                                           recognise)
 from vit_course.vit import CONFIGS, create_vit
 
 timm = pytest.importorskip('timm')
@@ -43,22 +49,22 @@ def build(source, **said):
 def same(report, theirs):
     "The model that was built computes what the peer computes."
     c = report.model.cfg
-    x = torch.randn(2, c.in_chans, *C.pair(c.img_size), generator=torch.Generator().manual_seed(1))
+    x = torch.randn(2, c.in_chans, *pair(c.img_size), generator=torch.Generator().manual_seed(1))
     with torch.no_grad(): assert relative(report.model.eval()(x), theirs(x)) < 1e-4
 
 def refused(reason, source, **said):
     with pytest.raises(CheckpointError, match=reason) as e: load_checkpoint(None, source, **said)
     assert '\n' not in str(e.value)
 
-class Headers(C.CheckpointFile):
+class Headers(CheckpointFile):
     "A file that has no numbers: names and shapes alone."
     def __init__(self, name, shapes): # {name: shape}
         self.path, self.metadata, self.said = Path('nowhere')/name, {}, {}
         self.arrays = {name: (tuple(shape), torch.float32) for name, shape in shapes.items()}
     def config(self, **said): # (config, what was assumed)
-        C.recognise(self)
-        C.gather(self, **said)
-        return C.guess_config(self)
+        recognise(self)
+        gather(self, known_by_file(self.path), **said)
+        return guess_config(self)
 
 
 # ---- published models are known by all their sizes
@@ -72,35 +78,35 @@ def test_every_vit_of_timm_is_right_or_refused():
         file = Headers('model.safetensors', {k: v.shape for k, v in peer.state_dict().items()})
         try:
             cfg, assumed = file.config()
-            if C.plan(file, C._empty(cfg))[1].problems: continue
-        except C.DAMAGE: continue     # what `open_checkpoint` makes a CheckpointError of
+            if plan(file, empty_model(cfg))[1].problems: continue
+        except READ_ERRORS: continue     # what `open_checkpoint` makes a CheckpointError of
         block, gelu = peer.blocks[0], peer.blocks[0].mlp.act
         theirs = block.attn.num_heads, block.norm1.eps, peer.norm.eps, peer.global_pool
         assert (cfg.heads, cfg.norm_eps, cfg.norm_eps, dict(cls='token')[cfg.pool]) == theirs, name
         assert type(gelu).__name__ == 'GELU' and gelu.approximate == 'none', name
         assert cfg.act == 'gelu', name
-        assert set(assumed) == set(C.HIDDEN), name
+        assert set(assumed) == set(HIDDEN), name
         seen.add((cfg.dim, cfg.depth, cfg.mlp_dim, cfg.patch_size[0]))
         loaded.append(name)
-    assert seen == {(*three, p) for three, (_, _, patches) in C.PUBLISHED.items() for p in patches}
+    assert seen == {(*three, p) for three, (_, _, patches) in PUBLISHED.items() for p in patches}
     assert len(loaded) > 50 and 'test_vit' not in loaded
     assert {'vit_so400m_patch14_reg1_tipsv2', 'vit_giant_patch14_224'} <= set(loaded)
 
 def test_the_papers_models_are_in_the_table():
     for name, c in CONFIGS.items():
-        row = C.PUBLISHED.get((c.dim, c.depth, c.mlp_dim))
+        row = PUBLISHED.get((c.dim, c.depth, c.mlp_dim))
         if name in ('ViT-digits', 'ViT-tiny_4', 'testing'): assert not row
         else:
             _, heads, patches = row
-            assert c.heads == heads and C.pair(c.patch_size)[0] in patches
+            assert c.heads == heads and pair(c.patch_size)[0] in patches
 
 def library_shapes(cfg, fmt):
     "Names and shapes of a model's tensors as a library keeps them."
     shapes = {}
-    for key, w in C._empty(cfg).state_dict().items():
-        names, layout = C.places(fmt, key)
+    for key, w in empty_model(cfg).state_dict().items():
+        names, layout = locate_tensor(fmt, key)
         part = w.chunk(len(names))[0]
-        for name in names: shapes[name] = C.LAYOUTS[layout][1](part, cfg.heads).shape
+        for name in names: shapes[name] = LAYOUTS[layout][1](part, cfg.heads).shape
     return shapes | ({'mask_token': (1, cfg.dim)} if fmt == 'dinov2' else {})
 
 @pytest.mark.parametrize('name', [n for n, c in CHECKPOINTS.items() if c.urls])
@@ -400,7 +406,7 @@ def test_our_plain_state_dicts_ask(tmp_path, kw):
     c = model.cfg
     for name in ('a.pt', 'b.safetensors'):
         refused('how many heads', tmp_path/name)
-        said = {f: getattr(c, f) for f in C.HIDDEN}
+        said = {f: getattr(c, f) for f in HIDDEN}
         report, heard = build(tmp_path/name, **said)
         same(report, model)
         assert not report.assumed and not heard
@@ -455,12 +461,12 @@ def test_what_cannot_be_said(tmp_path, said):
 def test_the_command_takes_heads(in_process, command):
     model = shake(create_vit('ViT-tiny_4', depth=2, heads=6))
     torch.save(model.state_dict(), 'a.pt')
-    status, out, err = in_process(C.vit_weights, *command)
+    status, out, err = in_process(vit_weights, *command)
     assert status == 2 and out == '' and err.count('\n') == 1 and '--heads' in err
     for wrong in ('0', '-1', '5', 'x'):
-        status, out, err = in_process(C.vit_weights, *command, '--heads', wrong)
+        status, out, err = in_process(vit_weights, *command, '--heads', wrong)
         assert status == 2 and err.count('\n') == 1
-    status, out, err = in_process(C.vit_weights, *command, '--heads', '6')
+    status, out, err = in_process(vit_weights, *command, '--heads', '6')
     assert (status, err) == (0, '') and out.count('\n') == 1
     assert 'assumed act gelu, norm_eps 1e-06, pool cls' in out
     if command[0] == 'convert': same(build('b.safetensors')[0], model)
@@ -468,10 +474,10 @@ def test_the_command_takes_heads(in_process, command):
 def test_the_command_knows_hf_folders(in_process, tmp_path):
     peer = hf_peer('vit', tmp_path/'hf', num_attention_heads=12)
     command = 'convert', 'hf', 'b.safetensors', '--img_size', '32'
-    status, out, err = in_process(C.vit_weights, *command)
+    status, out, err = in_process(vit_weights, *command)
     assert status == 0 and 'assumed' not in out, err
     same(build('b.safetensors')[0], lambda x: peer(x).logits)
-    status, out, err = in_process(C.vit_weights, 'verify', 'hf', '--heads', '4')
+    status, out, err = in_process(vit_weights, 'verify', 'hf', '--heads', '4')
     assert status == 2 and 'its config.json has 12 heads, but the call 4 heads' in err
 
 def test_training_from_an_hf_folder(in_process, tmp_path):

@@ -4,7 +4,8 @@ import io, json, re, struct, time, warnings, zipfile, zlib
 from dataclasses import asdict
 
 import numpy as np, pytest, torch
-from vit_course import checkpoints as C
+from vit_course.checkpoints import CheckpointError, load_checkpoint
+from vit_course.tools.weight_files import checksum
 from vit_course.vit import create_vit
 
 pytest.importorskip('hypothesis')
@@ -82,7 +83,7 @@ def write_own(pairs, types=None):
     config = json.dumps(asdict(SOURCE.cfg))
     crcs = {'vit_course': zlib.crc32(config.encode())}
     for name, a in pairs:
-        try: crcs[name] = C.checksum(name, torch.from_numpy(a))
+        try: crcs[name] = checksum(name, torch.from_numpy(a))
         except TypeError: crcs[name] = 0
     return write_safetensors(pairs, {'vit_course': config, 'crc32': json.dumps(crcs)}, types)
 
@@ -131,11 +132,11 @@ def ask(tmp_path_factory):
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter('ignore')     # activation and others are assumed
-                    report = C.load_checkpoint(None, path, heads=2)
+                    report = load_checkpoint(None, path, heads=2)
                 assert all(v.isfinite().all() for v in report.model.state_dict().values())
-            except C.CheckpointError as e: assert str(path) in str(e) and '\n' not in str(e)
-        try: C.load_checkpoint(TARGET, path)
-        except C.CheckpointError as e:
+            except CheckpointError as e: assert str(path) in str(e) and '\n' not in str(e)
+        try: load_checkpoint(TARGET, path)
+        except CheckpointError as e:
             assert str(path) in str(e) and '\n' not in str(e) and len(str(e)) > len(str(path)) + 5
             assert all(torch.equal(v, BEFORE[k]) for k, v in TARGET.state_dict().items()), f'changed by a file that was refused: {e}'
             return 'refused'

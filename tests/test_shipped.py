@@ -5,11 +5,17 @@ import numpy as np, pytest, torch
 from conftest import SHARED
 from PIL import Image
 from skimage import data
+<<<<<<< HEAD
+from vit_course.attention_maps import vit_attention
+=======
 from vit_course import checkpoints as C
 from vit_course.tools.commands import vit_attention
+>>>>>>> main
 from vit_course.checkpoints import CHECKPOINTS, CheckpointError, download, load_checkpoint, place_of, save_checkpoint, verify_checkpoint, vit_weights
 from vit_course.finetune import FinetuneConfig, finetune, get_learner
+from vit_course.tools import hub
 from vit_course.tools.commands import vit_train
+from vit_course.tools.weight_files import SafetensorsFile
 from vit_course.vit import count_parameters, create_vit
 
 NAME = 'vit-tiny-4-cifar10'
@@ -26,7 +32,7 @@ def test_file_card_and_list_agree():
     assert hashlib.sha256(file.read_bytes()).hexdigest() == CARD['sha256'] == KNOWN.sha256
     assert file.stat().st_size == CARD['bytes'] == KNOWN.size < 8_000_000
     assert CARD['parameters'] == count_parameters(KNOWN.create()) and CARD['model'] == NAME
-    assert {d for _, d in C.SafetensorsFile(file, open(file, 'rb')).arrays.values()} == {torch.float16}
+    assert {d for _, d in SafetensorsFile(file, open(file, 'rb')).arrays.values()} == {torch.float16}
 
 
 def test_card_adds_up():
@@ -47,7 +53,7 @@ def test_is_here_without_cache_and_network(empty_cache, capsys):
 
 
 def test_gone(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(C, 'files', lambda name: tmp_path)
+    monkeypatch.setattr(hub, 'files', lambda name: tmp_path)
     for use in (lambda: download(NAME), lambda: load_checkpoint(None, NAME)):
         with pytest.raises(CheckpointError): use()
     assert vit_weights(['fetch', NAME]) == 2 and 'install vit_course again' in capsys.readouterr().err

@@ -1,12 +1,15 @@
 "Fetching from servers that misbehave, all of them on this machine, and the command `vit_weights`."
 import hashlib, threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np, pytest, torch
 from conftest import ROOT
 from reference import google_arrays
-from vit_course import checkpoints as C
-from vit_course.checkpoints import CheckpointError, download, load_checkpoint, save_checkpoint
+from vit_course.checkpoints import (RESIZE, CheckpointError, download, load_checkpoint,
+                                    save_checkpoint, vit_weights)
+from vit_course.tools import hub
+from vit_course.tools.weight_files import TABLES
 from vit_course.vit import create_vit
 
 TINY = dict(D=32, M=64, depth=2, heads=2, patch=8, positions=4, classes=10)
@@ -61,12 +64,12 @@ def server(content):
 def publish(server, monkeypatch, tmp_path):
     "Make 'fake' a published checkpoint at these addresses of the server."
     monkeypatch.setenv('VIT_COURSE_CACHE', str(tmp_path/'cache'))
-    monkeypatch.setattr(C, 'WAIT', 0.01)
+    monkeypatch.setattr(hub, 'WAIT', 0.01)
     for name in OFFLINE: monkeypatch.delenv(name, raising=False)
     def publish(*paths, known=True, **kwargs):
         facts = dict(size=len(server.content), sha256=hashlib.sha256(server.content).hexdigest()) if known else {}
         urls = tuple(p if ':' in p else server.url(p) for p in paths)
-        monkeypatch.setitem(C.CHECKPOINTS, 'fake', C.Checkpoint('fake.npz', urls, 'npz', 'testing', 16, 10, **{**facts, **kwargs}))
+        monkeypatch.setitem(hub.CHECKPOINTS, 'fake', hub.Checkpoint('fake.npz', urls, 'npz', 'testing', 16, 10, **{**facts, **kwargs}))
         return tmp_path/'cache'/'fake.npz'
     return publish
 
@@ -133,7 +136,7 @@ def test_nothing_wrong_is_ever_named(publish, bad, known):
 
 def test_a_file_of_another_model_is_refused(publish, content):
     publish('good', known=False, size=None)
-    C.CHECKPOINTS['fake'] = C.replace(C.CHECKPOINTS['fake'], options=dict(depth=3))
+    hub.CHECKPOINTS['fake'] = replace(hub.CHECKPOINTS['fake'], options=dict(depth=3))
     with pytest.raises(CheckpointError, match='missing'): download('fake')
 
 def test_the_beginning_of_a_hash_is_enough(publish, server):
@@ -150,7 +153,7 @@ def test_nobody_there(publish):
     with pytest.raises(CheckpointError, match='refused.*by other means'): download('fake')
 
 def test_a_server_that_falls_silent(publish, monkeypatch):
-    monkeypatch.setattr(C, 'TIMEOUT', 0.2)
+    monkeypatch.setattr(hub, 'TIMEOUT', 0.2)
     with ThreadingHTTPServer(('127.0.0.1', 0), Handler) as s:   # accepts, and never answers
         publish(f'http://127.0.0.1:{s.server_address[1]}/x', 'good')
         assert download('fake').exists()
@@ -160,7 +163,7 @@ def test_progress_is_for_terminals(publish, monkeypatch, capsys):
     download('fake')
     assert capsys.readouterr().err == ''
     path.unlink()
-    monkeypatch.setattr(C.sys.stderr, 'isatty', lambda: True, raising=False)
+    monkeypatch.setattr(hub.sys.stderr, 'isatty', lambda: True, raising=False)
     download('fake')
     assert '100 %' in capsys.readouterr().err
 
@@ -181,7 +184,7 @@ def weights(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name, value in dict(VIT_COURSE_CACHE=str(tmp_path/'cache'), **OFFLINE).items(): monkeypatch.setenv(name, value)
     def run(*args):
-        try: status = C.vit_weights(list(args))
+        try: status = vit_weights(list(args))
         except SystemExit as e: status = e.code
         return status, *capsys.readouterr()
     return run
@@ -199,7 +202,7 @@ def test_help(weights, args):
 def test_list(process, tmp_path):
     status, out, err = process('list')
     assert status == 0 and err == '' and str(tmp_path/'cache') in out
-    for name in C.CHECKPOINTS: assert name in out
+    for name in hub.CHECKPOINTS: assert name in out
 
 def test_fetch_offline_says_what_to_do(process, tmp_path):
     one_line(process('fetch', 'ViT-B_16-224'), 'https://storage.googleapis.com/vit_models/imagenet21k%2Bimagenet2012/ViT-B_16-224.npz',
@@ -253,3 +256,6 @@ def test_known_files_are_known_by_their_names(weights, tmp_path, content):
     one_line(weights('verify', 'ViT-B_16-224'), 'depth=2')
 
 def test_the_command_is_installed(): assert 'vit_weights=vit_course.checkpoints:vit_weights' in (ROOT/'settings.ini').read_text()
+
+def test_the_parser_knows_all_formats_without_them():
+    assert hub._FORMATS == ('auto', *TABLES) and hub._RESIZES == ('auto', *RESIZE)

@@ -8,10 +8,9 @@ from conftest import ROOT
 from reference import google_arrays
 from test_weights_cli import OFFLINE, TINY
 
-from vit_course import checkpoints as C
-from vit_course.checkpoints import CheckpointError, download, verify_checkpoint
+from vit_course.checkpoints import CheckpointError, download, load_checkpoint, verify_checkpoint
 from vit_course.data import load_cifar
-from vit_course.tools import image_files
+from vit_course.tools import hub, image_files
 from vit_course.tools.image_files import DataError
 
 
@@ -114,12 +113,12 @@ def server(content):
 @pytest.fixture
 def fetch(server, content, monkeypatch, tmp_path):
     "Fetch 'fake', which is at these paths of the server; quickly, for tests: (its path, what was said)."
-    for name, value in dict(WAIT=.01, TIMEOUT=.3).items(): monkeypatch.setattr(C, name, value)
+    for name, value in dict(WAIT=.01, TIMEOUT=.3).items(): monkeypatch.setattr(hub, name, value)
     monkeypatch.setenv('VIT_COURSE_CACHE', str(tmp_path/'cache'))
     for name in OFFLINE: monkeypatch.delenv(name, raising=False)
     def fetch(*paths, known=True):
         facts = dict(size=len(content), sha256=hashlib.sha256(content).hexdigest()) if known else dict(size=len(content) + 100)
-        monkeypatch.setitem(C.CHECKPOINTS, 'fake', C.Checkpoint('fake.npz', tuple(map(server.url, paths)), 'npz', 'testing', 16, 10, **facts))
+        monkeypatch.setitem(hub.CHECKPOINTS, 'fake', hub.Checkpoint('fake.npz', tuple(map(server.url, paths)), 'npz', 'testing', 16, 10, **facts))
         try: return download('fake'), ''
         except CheckpointError as e: return tmp_path/'cache'/'fake.npz', str(e)
     return fetch
@@ -156,18 +155,18 @@ def test_refused(fetch, server, content, how, known):
 def test_it_waits_longer_each_time(fetch, server, monkeypatch):
     "Three rounds, and a pause before the second and the third; longer where a server asks for it, but not for ever."
     slept = []
-    monkeypatch.setattr(C.time, 'sleep', slept.append)
-    monkeypatch.setattr(C, 'WAIT', 1.)
+    monkeypatch.setattr(hub.time, 'sleep', slept.append)
+    monkeypatch.setattr(hub, 'WAIT', 1.)
     fetch('status/500')
     assert slept == [1, 2] and server.times('status/500') == 3
     from email.message import Message
     asked = Message(); asked['Retry-After'] = '7'
-    monkeypatch.setattr(C, 'TIMEOUT', 30)
-    error = C.urllib.error.HTTPError('', 429, '', asked, None)
-    assert C._pause(error) == 7 and C._pause(OSError()) == 0
+    monkeypatch.setattr(hub, 'TIMEOUT', 30)
+    error = hub.urllib.error.HTTPError('', 429, '', asked, None)
+    assert hub._pause(error) == 7 and hub._pause(OSError()) == 0
     for text, seconds in (('86400', 30), ('9'*5000, 30), ('Wed, 21 Oct 2026 07:28:00 GMT', 0), ('-3', 0)):
         asked.replace_header('Retry-After', text)
-        assert C._pause(error) == seconds, text
+        assert hub._pause(error) == seconds, text
 
 
 @pytest.mark.parametrize('cut', [1, 1000, 50_000, -1])
@@ -176,7 +175,7 @@ def test_a_partial_file_is_never_a_whole_one(fetch, content, tmp_path, cut):
     (tmp_path/'cache').mkdir()
     (tmp_path/'cache'/'fake.npz').write_bytes(content[:cut])
     path, said = fetch('good')
-    for read in (verify_checkpoint, lambda p: C.load_checkpoint(None, p)):
+    for read in (verify_checkpoint, lambda p: load_checkpoint(None, p)):
         with pytest.raises(CheckpointError): read(path)
     path.rename(f'{path}.part')
     assert fetch('good') == (path, '') and path.read_bytes() == content
@@ -184,11 +183,11 @@ def test_a_partial_file_is_never_a_whole_one(fetch, content, tmp_path, cut):
 
 PROCESS = '''
 import sys, hashlib
-from vit_course import checkpoints as C
+from vit_course.tools import hub
 url, size, sha256 = sys.argv[1:]
-C.WAIT = .01
-C.CHECKPOINTS['fake'] = C.Checkpoint('fake.npz', (url,), 'npz', 'testing', 16, 10, int(size), sha256)
-data = C.download('fake').read_bytes()
+hub.WAIT = .01
+hub.CHECKPOINTS['fake'] = hub.Checkpoint('fake.npz', (url,), 'npz', 'testing', 16, 10, int(size), sha256)
+data = hub.download('fake').read_bytes()
 assert hashlib.sha256(data).hexdigest() == sha256
 '''
 
