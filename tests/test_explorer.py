@@ -10,7 +10,7 @@ from explorer_cases import CASES, explorer, make_model, make_photo, rollout_rows
 from vit_course.attention_maps import SCALES, attention_maps, normalise, relevance
 from vit_course.checkpoints import load_checkpoint, save_checkpoint
 from vit_course.data import DataError
-from vit_course.explorer import AttentionExplorer, pack_rows, pack_scores, picture, unpack_rows, unpack_scores
+from vit_course.explorer import AttentionExplorer, image_record, pack_rows, pack_scores, unpack_rows, unpack_scores
 from vit_course.vit import create_vit
 
 HOSTILE = ['</script><script>document.title = "gone"</script>', '<img src=x onerror="document.title=1">', 'a "quoted" \'name\' & more', 'two\nlines\u2028and\r\ttabs', '<!--',
@@ -69,7 +69,7 @@ def test_scores_of_real_weights():
     load_checkpoint(model, SHARED/'weights'/'dinov2_small_fp16.safetensors')
     photo = np.array(Image.fromarray(astronaut()).resize((224, 224)))
     x = normalise(torch.from_numpy(photo)[None], *SCALES['imagenet'])
-    p, W = picture(model, x, photo, 'astronaut'), attention_maps(model, x)[:, 0].flatten(0, 1).numpy()
+    p, W = image_record(model, x, photo, 'astronaut'), attention_maps(model, x)[:, 0].flatten(0, 1).numpy()
     q, k = (np.frombuffer(p[n], np.uint8).reshape(72, 257, 64) for n in 'qk')
     wrong = np.abs(unpack_scores(q, k, p['steps']) - W).sum(-1)/2
     assert p['maps'] is None and wrong.mean() < .01 and wrong.max() < .05, (wrong.mean(), wrong.max())
@@ -198,7 +198,7 @@ def test_controls_of_ipywidgets():
     upload, trouble = box.children[-1].children
     by_name['layer'].value, by_name['query'].value, by_name['method'].value = 0, 7, 'rollout'
     assert (ex.layer, ex.query, ex.method) == (0, 7, 'rollout')
-    by_name['picture'].value = 1
+    by_name['image'].value = 1
     by_name['beside it'].value = 0
     assert (ex.image, ex.compare) == (1, 0)
     ex.query, ex.scale, ex.opacity = 9, 'shared', .3
@@ -209,7 +209,7 @@ def test_controls_of_ipywidgets():
     def give(name, content):
         upload.value = [dict(name=name, type='image/png', size=len(content), content=memoryview(content), last_modified=datetime.now())]
     give('<b>mine</b>.png', file.getvalue())
-    assert ex.image == 2 and ex.pictures[2]['label'] == '<b>mine</b>.png' and by_name['picture'].value == 2 and trouble.value == ''
+    assert ex.image == 2 and ex.pictures[2]['label'] == '<b>mine</b>.png' and by_name['image'].value == 2 and trouble.value == ''
     give('no picture.txt', b'hello')
     assert len(ex.pictures) == 3 and trouble.value.startswith('no picture.txt: not an image')
 
