@@ -9,8 +9,8 @@ import numpy as np, pytest, torch
 from reference import google_arrays
 from safetensors.torch import save_file
 from vit_course.checkpoints import (CHECKPOINTS, CheckpointError, inspect_checkpoint,
-                                    load_checkpoint, save_checkpoint, save_npz, verify_checkpoint,
-                                    vit_weights)
+                                    load_checkpoint, save_checkpoint, save_npz, verify_checkpoint)
+from vit_course.tools.commands import vit_weights
 from vit_course.patches import pair
 from vit_course.tools.hub import known_by_file
 from vit_course.tools.load_plan import empty_model, plan

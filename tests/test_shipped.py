@@ -11,7 +11,9 @@ from vit_course.attention_maps import vit_attention
 from vit_course import checkpoints as C
 from vit_course.tools.commands import vit_attention
 >>>>>>> main
-from vit_course.checkpoints import CHECKPOINTS, CheckpointError, download, load_checkpoint, place_of, save_checkpoint, verify_checkpoint, vit_weights
+from vit_course.checkpoints import CHECKPOINTS, CheckpointError, download, load_checkpoint, save_checkpoint, verify_checkpoint
+from vit_course.tools.commands import vit_weights
+from vit_course.tools.hub import place_of
 from vit_course.finetune import FinetuneConfig, finetune, get_learner
 from vit_course.tools import hub
 from vit_course.tools.commands import vit_train

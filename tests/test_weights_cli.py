@@ -7,8 +7,9 @@ import numpy as np, pytest, torch
 from conftest import ROOT
 from reference import google_arrays
 from vit_course.checkpoints import (RESIZE, CheckpointError, download, load_checkpoint,
-                                    save_checkpoint, vit_weights)
-from vit_course.tools import hub
+                                    save_checkpoint)
+from vit_course.tools.commands import vit_weights
+from vit_course.tools import commands, hub
 from vit_course.tools.weight_files import TABLES
 from vit_course.vit import create_vit
 
@@ -176,7 +177,7 @@ def test_unknown_name():
 @pytest.fixture
 def process(command, tmp_path):
     "The command in a process of its own: (status, stdout, stderr)."
-    return lambda *args: command('checkpoints', *args, env=dict(VIT_COURSE_CACHE=str(tmp_path/'cache'), **OFFLINE))
+    return lambda *args: command('vit_weights', *args, env=dict(VIT_COURSE_CACHE=str(tmp_path/'cache'), **OFFLINE))
 
 @pytest.fixture
 def weights(tmp_path, monkeypatch, capsys):
@@ -255,7 +256,7 @@ def test_known_files_are_known_by_their_names(weights, tmp_path, content):
     (tmp_path/'cache'/'ViT-B_16-224.npz').write_bytes(content)
     one_line(weights('verify', 'ViT-B_16-224'), 'depth=2')
 
-def test_the_command_is_installed(): assert 'vit_weights=vit_course.checkpoints:vit_weights' in (ROOT/'settings.ini').read_text()
+def test_the_command_is_installed(): assert 'vit_weights=vit_course.tools.commands:vit_weights' in (ROOT/'settings.ini').read_text()
 
 def test_the_parser_knows_all_formats_without_them():
-    assert hub._FORMATS == ('auto', *TABLES) and hub._RESIZES == ('auto', *RESIZE)
+    assert commands._FORMATS == ('auto', *TABLES) and commands._RESIZES == ('auto', *RESIZE)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RESIZE', 'resize_pos_embed', 'copy_tensor', 'inspect_checkpoint', 'load_checkpoint', 'load_npz', 'atomic_write',
-           'save_checkpoint', 'save_npz', 'convert_checkpoint', 'vit_weights', 'CHECKPOINTS', 'CheckpointError',
-           'LoadReport', 'download', 'verify_checkpoint']
+           'save_checkpoint', 'save_npz', 'convert_checkpoint', 'CHECKPOINTS', 'CheckpointError', 'LoadReport',
+           'download', 'verify_checkpoint']
 
 # %% ../nbs/05_checkpoints.ipynb #0fb96a8d
 import errno, json, math, os, sys, zipfile, zlib
@@ -16,8 +16,8 @@ import numpy as np, torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch.nn import functional as F
-from .tools.hub import (CHECKPOINTS, _weights_parser, download,
-                                  open_weights, verify_checkpoint, weights_and_say)
+from .tools.hub import (CHECKPOINTS, download, open_weights,
+                                  verify_checkpoint)
 from .tools.load_plan import (LoadReport, check_numbers, empty_model,
                                         plan_for, read_parts, require_fit)
 from .tools.weight_config import eps_of
@@ -26,9 +26,6 @@ from .tools.weight_files import (LAYOUTS, TABLES, CheckpointError, checksum,
 from .vit import VisionTransformer, unwrap_model
 _all_ = ['CHECKPOINTS', 'CheckpointError', 'LoadReport', 'download',
          'verify_checkpoint']
-
-# %% ../nbs/05_checkpoints.ipynb #03ee638b
-from .tools.hub import cache_dir, place_of # alias
 
 # %% ../nbs/05_checkpoints.ipynb #e793b14d
 RESIZE = {  # name: arguments of F.interpolate
@@ -183,9 +180,6 @@ def save_checkpoint(
     with atomic_write(path) as part:
         save_file(state, part, metadata={k: str(v) for k, v in meta.items()})
 
-# %% ../nbs/05_checkpoints.ipynb #baec6dbb
-replacing = atomic_write  # alias
-
 # %% ../nbs/05_checkpoints.ipynb #696a96f8
 def save_npz(
     model:VisionTransformer, # on any device, of any floating type
@@ -229,12 +223,3 @@ def convert_checkpoint(
     load_checkpoint(report.model, source, format, resize=resize, **said)
     (save_npz if target.suffix == '.npz' else save_checkpoint)(report.model, target)
     return report
-
-def vit_weights(
-    argv:list|None=None # command line arguments; None: those of the process
-) -> int: # exit status: 0, or 2 when something could not be done
-    "List, fetch, verify and convert the trained weights of Vision Transformers."
-    return weights_and_say(_weights_parser().parse_args(argv), convert_checkpoint)
-
-# %% ../nbs/05_checkpoints.ipynb #34a2fbea
-if __name__ == '__main__' and __spec__: sys.exit(vit_weights()) # not in a notebook

@@ -20,10 +20,6 @@ from .tools.image_files import (DATASETS, VALID_AT_MOST, DataError,
 from .tools.transfer import keep_on_device, to_device
 _all_ = ['DATASETS', 'DataError']
 
-# %% ../nbs/06_data.ipynb #d6d540ee
-from .tools.image_files import SUFFIXES, list_images, open_image # alias
-from .tools.image_files import read_images # alias
-
 # %% ../nbs/06_data.ipynb #8bc9643b
 def split_indices(labels:Tensor,   # class of each image, int64 (n,)
                   share:float,     # of each class to hold out, in (0, 1)
@@ -128,7 +124,6 @@ class Batches:
     """All of an `ImageSet` in order, as fastai wants it: iterating gives (x float32
     (B,3,h,w), y int64 (B,)) on `device`."""
     shard = (0, 1)   # rank and world size: which batches are ours (chapter 7)
-    share = property(lambda s: s.shard, lambda s, v: setattr(s, 'shard', v)) # alias
     def __init__(self,
         dataset:ImageSet,        # what to read
         bs:int,                  # images a batch

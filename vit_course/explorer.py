@@ -14,8 +14,9 @@ import anywidget, ipywidgets, numpy as np, torch, traitlets
 from PIL import Image
 from torch import nn
 from .attention_maps import normalise, relevance, rollout, unnormalise
-from .checkpoints import replacing
-from .data import DataError, open_image
+from .checkpoints import atomic_write
+from .data import DataError
+from .tools.image_files import open_image
 from .patches import pair
 from .tools.capture import capture_attention, evaluating
 from .tools.explorer_page import explorer_page
@@ -266,7 +267,7 @@ class AttentionExplorer(anywidget.AnyWidget):
         that `image_record` says."""
         state = {name: getattr(self, name) for name in self._shown}
         page = explorer_page(state, str(self._esm), str(self._css), title)
-        with replacing(path) as part:
+        with atomic_write(path) as part:
             part.write_text(page, encoding='utf-8', newline='\n')
 
 # %% ../nbs/10_explorer.ipynb #fc9eb254

@@ -18,8 +18,8 @@ import torch
 from .attention_maps import (attention_maps, evaluating, overlay, prefix_mass,
                                        rollout, show_heads, to_grid)
 from .checkpoints import CheckpointError, load_checkpoint
-from .data import (SUFFIXES, Batches, DataError, ImageSet, load_splits,
-                             open_image)
+from .data import Batches, DataError, ImageSet, load_splits
+from .tools.image_files import SUFFIXES, open_image
 from .patches import pair
 from .tools.run_folder import write_atomic
 from .tools.runs import SweepError, lists_to_tuples

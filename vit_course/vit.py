@@ -218,9 +218,6 @@ def unwrap_model(
         if isinstance(m, VisionTransformer): return m
     raise TypeError(f"a VisionTransformer is needed, not a {type(model).__name__}")
 
-# %% ../nbs/04_vit.ipynb #c2bae43c
-bare = unwrap_model  # alias
-
 # %% ../nbs/04_vit.ipynb #221e4599
 def count_parameters(model:nn.Module)->int:
     "How many numbers training can change."

@@ -16,7 +16,7 @@ from torch import nn
 from ..attention_maps import (SCALES, attention_distance, entropy, fuse_heads,
     mean_correlation, normalise, overlay, prefix_mass, relevance, show_heads, to_grid)
 from ..checkpoints import CHECKPOINTS, inspect_checkpoint, load_checkpoint
-from ..data import open_image
+from .image_files import open_image
 from ..explorer import AttentionExplorer
 from ..patches import pair
 from .capture import capture_attention, check_head, choose_layers, evaluating

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'OneLineParser', 'train_config', 'vit_train', 'vit_sweep', 'vit_report', 'vit_assign', 'vit_doctor',
-           'vit_attention', 'main']
+           'vit_weights', 'vit_attention', 'main']
 
 # %% ../../nbs/tools/commands.ipynb #4671aafc
 import argparse, os, sys, textwrap
@@ -222,6 +222,51 @@ def vit_doctor(
     from vit_course.tools.doctor import print_checks
     return _ended(print_checks(), 'vit_train --name demo')
 
+# %% ../../nbs/tools/commands.ipynb #8b791efe
+_FORMATS = ('auto', 'npz', 'timm', 'torchvision', 'hf', 'dinov2', 'vit_course')
+_RESIZES = ('auto', 'bilinear', 'bicubic', 'bicubic_plain', 'bicubic_corner', 'bicubic_offset')
+
+def _weights_parser():
+    p = _make_parser('vit_weights', 'List, fetch, verify and convert the trained weights of Vision '
+                     'Transformers.', 'vit_weights fetch ViT-B_16-224',
+                     'vit_weights convert ViT-B_16.npz ViT-B_16.safetensors --img_size 384')
+    commands = p.add_subparsers(dest='command', required=True,
+                                metavar='{list,fetch,verify,convert}', parser_class=OneLineParser)
+    def command(name, help):
+        return commands.add_parser(name, help=help, description=help).add_argument
+    heads = dict(type=int, help='of the attention, where the file does not say')
+    command('list', 'what can be fetched, and what is here')
+    flag = command('fetch', 'download published checkpoints into the cache folder')
+    flag('name', nargs='+', help='as `vit_weights list` prints it')
+    flag = command('verify', 'check files: size, checksums, shapes, finite numbers')
+    flag('source', nargs='+', help='a file, a run folder or a name')
+    flag('--heads', **heads)
+    flag = command('convert', 'write a checkpoint in another format, or for another image size')
+    flag('source', help='a file, a run folder or a name')
+    flag('target', help='a new file that ends with .safetensors or .npz')
+    flag('--format', choices=_FORMATS, default='auto',
+         help='of the source (auto: see for yourself)')
+    flag('--heads', **heads)
+    flag('--img_size', type=int, nargs='+',
+         help='pixels of the new model: a side, or height and width')
+    flag('--resize', choices=_RESIZES, default='auto',
+         help="for positions (auto: as the source's library does)")
+    return p
+
+def vit_weights(
+    argv:list|None=None # command line arguments; None: those of the process
+) -> int: # exit status: 0, or 2 when something could not be done
+    "List, fetch, verify and convert the trained weights of Vision Transformers."
+    args = _weights_parser().parse_args(argv)
+    with _loading():
+        from vit_course.checkpoints import convert_checkpoint
+        from vit_course.tools.hub import weights_and_say
+    status = weights_and_say(args, convert_checkpoint)
+    here = dict(fetch='name', convert='target').get(args.command)
+    if not here: return status
+    found = getattr(args, here)
+    return _ended(status, f"vit_attention {found if here == 'target' else found[0]} IMAGE")
+
 # %% ../../nbs/tools/commands.ipynb #5bc27dee
 def _query(text):
     "A query, as it stands on the command line: 'cls', 'mean', or (row, column)."
@@ -285,7 +330,7 @@ def vit_attention(
 
 # %% ../../nbs/tools/commands.ipynb #f494ff2b
 COMMANDS = {f.__name__: f for f in (vit_doctor, vit_train, vit_sweep,
-                                     vit_attention, vit_report, vit_assign)}
+                                     vit_weights, vit_attention, vit_report, vit_assign)}
 
 def main(
     argv:list|None=None # name of a command and its arguments; None: those of the process

@@ -160,7 +160,8 @@ def _check_choices(cfg):
 
 def _check_model(cfg):
     "Refuse a model that cannot be built, and a checkpoint that is not there."
-    from vit_course.checkpoints import CHECKPOINTS, place_of
+    from vit_course.checkpoints import CHECKPOINTS
+    from vit_course.tools.hub import place_of
     from vit_course.vit import CONFIGS, ViTConfig
     try: replace(CONFIGS[cfg.model_type], img_size=cfg.img_size, **cfg.set)
     except TypeError:

@@ -13,7 +13,7 @@ from pathlib import Path
 __all__ = ['MIN_PYTHON', 'PACKAGES', 'LESSONS', 'Check', 'check_python', 'check_system', 'check_course', 'installed',
            'requirements', 'satisfies', 'problem', 'check_package', 'try_nms', 'check_match', 'device_facts',
            'check_device', 'free_memory', 'check_memory', 'check_disk', 'write_something', 'check_folder',
-           'check_lessons', 'examine', 'print_checks', 'OneLineParser']
+           'check_lessons', 'examine', 'print_checks']
 
 # %% ../../nbs/tools/doctor.ipynb #50bbdf24
 @dataclass
@@ -272,6 +272,3 @@ def print_checks() -> int: # exit status: 0 when nothing failed, 1 otherwise
         warnings_too = f', warnings: {warned}' if warned else ''
         print(f"\n{len(checks)} checks, none failed{warnings_too}. Have fun.")
     return int(failed > 0)
-
-class OneLineParser(argparse.ArgumentParser):  # alias, until all commands have moved
-    def error(self, message): self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")

@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 from ..patches import pair
-from .doctor import OneLineParser
 from .load_plan import LoadReport, check_numbers, plan_for, require_fit
 from .weight_config import check_said, gather
 from .weight_files import CheckpointError, open_checkpoint, recognise
@@ -378,34 +377,3 @@ def weights_and_say(
         print(f"vit_weights: {' '.join(str(e).split())}", file=sys.stderr)
         return 2
     return 0
-
-# %% ../../nbs/tools/hub.ipynb #826cda67
-_FORMATS = ('auto', 'npz', 'timm', 'torchvision', 'hf', 'dinov2', 'vit_course')
-_RESIZES = ('auto', 'bilinear', 'bicubic', 'bicubic_plain', 'bicubic_corner', 'bicubic_offset')
-
-def _weights_parser():
-    p = OneLineParser(
-        prog='vit_weights', epilog='Errors are one line; the exit status is 2.',
-        description='List, fetch, verify and convert the trained weights of Vision Transformers.')
-    commands = p.add_subparsers(dest='command', required=True,
-                                metavar='{list,fetch,verify,convert}')
-    def command(name, help):
-        return commands.add_parser(name, help=help, description=help).add_argument
-    heads = dict(type=int, help='of the attention, where the file does not say')
-    command('list', 'what can be fetched, and what is here')
-    flag = command('fetch', 'download published checkpoints into the cache folder')
-    flag('name', nargs='+', help='as `vit_weights list` prints it')
-    flag = command('verify', 'check files: size, checksums, shapes, finite numbers')
-    flag('source', nargs='+', help='a file, a run folder or a name')
-    flag('--heads', **heads)
-    flag = command('convert', 'write a checkpoint in another format, or for another image size')
-    flag('source', help='a file, a run folder or a name')
-    flag('target', help='a new file that ends with .safetensors or .npz')
-    flag('--format', choices=_FORMATS, default='auto',
-         help='of the source (auto: see for yourself)')
-    flag('--heads', **heads)
-    flag('--img_size', type=int, nargs='+',
-         help='pixels of the new model: a side, or height and width')
-    flag('--resize', choices=_RESIZES, default='auto',
-         help="for positions (auto: as the source's library does)")
-    return p

@@ -18,7 +18,7 @@ with warnings.catch_warnings():
     from fastai.callback.core import Callback, CancelFitException
 from filelock import FileLock, Timeout
 from safetensors.torch import load_model, save_model
-from ..checkpoints import load_checkpoint, replacing, save_checkpoint
+from ..checkpoints import atomic_write, load_checkpoint, save_checkpoint
 from ..data import make_generator
 from .config import FREE, ConfigError, FinetuneConfig, decay_start
 from .distributed import current_group, unwrap_ddp, upcast
@@ -28,7 +28,7 @@ from ..vit import VisionTransformer
 def write_atomic(path:Path, write):
     """Call `write(temporary_path)`, flush to the disk, then put the file at `path` in one move.
     Nothing is left when it fails."""
-    with replacing(path) as tmp: write(tmp)
+    with atomic_write(path) as tmp: write(tmp)
 
 def write_json(path:Path, d):
     "Write what JSON can hold, indented, in one move."

@@ -12,7 +12,8 @@ import base64, hashlib, html, io, json, re, subprocess, tempfile
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
-from ..data import DataError, open_image
+from ..data import DataError
+from .image_files import open_image
 
 # %% ../../nbs/tools/typesetting.ipynb #b8056379
 class ReportError(ValueError):
