@@ -12,9 +12,6 @@ NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoin
 LESSONS = [p for p in NOTEBOOKS if p.parent.name == 'nbs' and p.stem[:2].isdecimal()]
 MOST = dict(words=3000, lines=300, names=25)
 
-# what is not in order yet: a notebook leaves this list when it is, and never comes back
-WAITING = {'lines': ['02_attention']}
-
 
 def cells(path, kind): return [''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == kind]
 
@@ -44,7 +41,6 @@ def promised(source):
 
 @pytest.mark.parametrize('path', LESSONS, ids=lambda p: p.stem)
 def test_lessons_are_small(path):
-    if path.stem in WAITING.get('size', ()): pytest.xfail('not in order yet')
     size = size_of(path)
     assert all(size[k] <= MOST[k] for k in MOST), f'{path.name} has {size}; a lesson has at most {MOST}: move what is no lesson into a tool'
 
@@ -86,7 +82,6 @@ def parse(source):
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
 def test_a_class_stands_in_one_place(path):
-    if path.stem in WAITING.get('patch', ()): pytest.xfail('not in order yet')
     assert not list(patched_classes(path))
 
 
@@ -110,7 +105,6 @@ IN_NOTEBOOKS = ('F401', 'F403', 'F404', 'F405', 'F811', 'F821')
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
 def test_lines(path):
-    if path.stem in WAITING.get('lines', ()): pytest.xfail('not in order yet')
     found = ruff([path], 100 if path.parent.name in ('tools', 'teach') else 88, ignore=IN_NOTEBOOKS)
     found = [f for f in found if not is_directive(path, f)]
     assert not found, '\n'.join(found)
@@ -121,6 +115,11 @@ def is_directive(path, finding):
     cell, line = map(int, re.search(r':cell (\d+):(\d+):', finding).groups())
     source = json.loads(path.read_text(encoding='utf-8'))['cells'][cell - 1]['source']
     return ''.join(source).splitlines()[line - 1].startswith('#| ')
+
+
+def test_modules_use_only_names_that_exist():
+    "In notebooks a name may come from another cell; in a module it may not be missing."
+    assert not ruff([ROOT/'vit_course'], 200, select='F821,F811')
 
 
 def test_long_lines_are_found(tmp_path):
@@ -136,7 +135,6 @@ Gone Watched Launched""".split()
 
 @pytest.mark.parametrize('name', sorted(house.modules()))
 def test_public_names_are_the_fields(name):
-    if name in WAITING.get('names', ()): pytest.xfail('not in order yet')
     public = promised(house.modules()[name].read_text(encoding='utf-8'))
     fine = {'send'} if name == 'teach.sandbox' else set()          # a message is sent through a pipe
     assert not set(public) & set(HOMEMADE) - fine, 'the field has another word'
@@ -146,7 +144,6 @@ def test_public_names_are_the_fields(name):
 @pytest.mark.parametrize('name', sorted(house.modules()))
 def test_all_is_what_can_be_imported(name):
     "`__all__`, which the reference shows, names what the module defines, each once."
-    if name in WAITING.get('all', ()): pytest.xfail('not in order yet')
     source = house.modules()[name].read_text(encoding='utf-8')
     defined = {n.name for n in ast.parse(source).body if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
     defined |= {a.asname or a.name for n in ast.walk(ast.parse(source)) if isinstance(n, ast.ImportFrom) for a in n.names}

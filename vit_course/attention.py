@@ -14,14 +14,17 @@ import torch.nn.functional as F
 def attention_weights(
     q:torch.Tensor, # queries (B,H,T,d), floating point
     k:torch.Tensor # keys (B,H,S,d), same dtype; in self-attention S = T
-) -> torch.Tensor: # weights (B,H,T,S) in [0,1], same dtype; each row (last dimension) sums to 1
-    """How much each query looks at each key: softmax(q kᵀ / √d), Eq. 6 in Appendix A of the paper.
+) -> torch.Tensor: # weights (B,H,T,S) in [0,1], same dtype; each row sums to 1
+    """How much each query looks at each key: softmax(q kᵀ / √d), Eq. 6 in Appendix A of
+    the paper.
 
-    Any leading dimensions will do in place of (B,H). ValueError when `q` and `k` differ in width."""
+    Any leading dimensions will do in place of (B,H). ValueError when `q` and `k` differ
+    in width."""
     if q.shape[-1] != k.shape[-1]:
-        raise ValueError(f"queries of width {q.shape[-1]} cannot meet keys of width {k.shape[-1]}: "
+        raise ValueError(f"queries of width {q.shape[-1]} cannot meet keys of width "
+                         f"{k.shape[-1]}: "
                          "give both the same last dimension")
-    q = q * q.shape[-1]**-.5  # scale q and not the scores, which could overflow in half precision
+    q = q * q.shape[-1]**-.5  # not the scores, which could overflow in half precision
     return (q @ k.transpose(-2, -1)).softmax(-1)
 
 # %% ../nbs/02_attention.ipynb #7c57381b
@@ -29,13 +32,15 @@ def attention(
     q:torch.Tensor, # queries (B,H,T,d), floating point
     k:torch.Tensor, # keys (B,H,S,d), same dtype; in self-attention S = T
     v:torch.Tensor # values (B,H,S,e), same dtype; nearly always e = d
-) -> torch.Tensor: # (B,H,T,e), same dtype: row i is the average of the rows of `v` with the weights of query i
+) -> torch.Tensor: # (B,H,T,e), same dtype: averages of `v`, one for each query
     """softmax(q kᵀ / √d) v written out: Eq. 6 and 7 in Appendix A of the paper.
 
-    The explicit form holds all (B,H,T,S) weights in memory: the reference for the fused one in `MultiHeadAttention`.
-    ValueError when `q` and `k` differ in width, or `k` and `v` in number."""
+    The explicit form holds all (B,H,T,S) weights in memory: the reference for the fused
+    one in `MultiHeadAttention`. ValueError when `q` and `k` differ in width, or `k` and
+    `v` in number."""
     if k.shape[-2] != v.shape[-2]:
-        raise ValueError(f"{k.shape[-2]} keys but {v.shape[-2]} values: each token needs one of both")
+        raise ValueError(f"{k.shape[-2]} keys but {v.shape[-2]} values: "
+                         "each token needs one of both")
     return attention_weights(q, k) @ v
 
 # %% ../nbs/02_attention.ipynb #fa5b49ec
@@ -45,21 +50,26 @@ EXPLICIT_UP_TO = {(torch.float32, True): 32, (torch.bfloat16, True): 512,
 
 # %% ../nbs/02_attention.ipynb #d45569ac
 class MultiHeadAttention(nn.Module):
-    """Multi-head self-attention, Eq. 5 to 8 in Appendix A of the paper: tokens (B,T,D) -> (B,T,D), any floating dtype.
+    """Multi-head self-attention, Eq. 5 to 8 in Appendix A of the paper: tokens (B,T,D)
+    -> (B,T,D), any floating dtype.
 
-    Attention is fused, but for few tokens on a processor, where the explicit form is faster (`EXPLICIT_UP_TO`). To
-    see the weights, give the q and k of `split_heads` to `attention_weights`. ValueError when `heads` does not divide `dim`, `attn_drop` is not in [0,1), or the input is not
-    (B,T,D)."""
+    Attention is fused, but for few tokens on a processor, where the explicit form is
+    faster (`EXPLICIT_UP_TO`). To see the weights, give the q and k of `split_heads` to
+    `attention_weights`. ValueError when `heads` does not divide `dim`, `attn_drop` is
+    not in [0,1), or the input is not (B,T,D)."""
     def __init__(self,
         dim:int, # D, the width of a token
         heads:int, # H, must divide D; each head is d = D/H wide
-        qk_norm:bool=False, # a LayerNorm on the q and the k of each head (not in the paper; Dehghani et al., 2023)
+        qk_norm:bool=False, # LayerNorm on each q and k (Dehghani et al., 2023)
         attn_drop:float=0., # probability in [0,1) that a weight is dropped, in training
-        drop:float=0.): # probability in [0,1] that an output value is dropped, in training
+        drop:float=0.): # probability in [0,1] of dropping an output value, in training
         super().__init__()
         if heads < 1 or dim % heads:
-            raise ValueError(f"a width of {dim} does not divide into {heads} heads: choose a number that divides it")
-        if not 0 <= attn_drop < 1: raise ValueError(f"attn_drop is {attn_drop}: it must be at least 0 and less than 1")
+            raise ValueError(f"a width of {dim} does not divide into {heads} heads: "
+                             "choose a number that divides it")
+        if not 0 <= attn_drop < 1:
+            raise ValueError(f"attn_drop is {attn_drop}: it must be at least 0 and "
+                             "less than 1")
         self.heads, self.attn_drop = heads, attn_drop
         self.qkv = nn.Linear(dim, 3*dim)  # U_qkv of all the heads: Eq. 5
         self.q_norm = nn.LayerNorm(dim//heads, eps=1e-6) if qk_norm else nn.Identity()
@@ -70,8 +80,10 @@ class MultiHeadAttention(nn.Module):
     def split_heads(self, x):
         "Tokens (B,T,D) to q, k and v, each (B,H,T,d), q and k after their norm: Eq. 5."
         if x.ndim != 3 or x.shape[-1] != self.qkv.in_features:
-            raise ValueError(f"attention wants tokens (B, T, {self.qkv.in_features}), not {tuple(x.shape)}")
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3,B,H,T,d)
+            raise ValueError(f"attention wants tokens (B, T, {self.qkv.in_features}), "
+                             f"not {tuple(x.shape)}")
+        x = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B,T,3,H,d)
+        q, k, v = x.permute(2, 0, 3, 1, 4)                  # (3,B,H,T,d)
         return self.q_norm(q), self.k_norm(k), v
 
     def forward(self, x):
@@ -82,4 +94,5 @@ class MultiHeadAttention(nn.Module):
         else:
             p = self.attn_drop if self.training else 0.
             x = F.scaled_dot_product_attention(q, k, v, dropout_p=p)
-        return self.drop(self.proj(x.transpose(1, 2).flatten(2)))  # (B,H,T,d) -> (B,T,H,d) -> (B,T,D), then Eq. 8
+        x = x.transpose(1, 2).flatten(2)  # (B,H,T,d) -> (B,T,H,d) -> (B,T,D)
+        return self.drop(self.proj(x))    # Eq. 8
