@@ -249,13 +249,28 @@ def _flag(p, f, help):
         p.add_argument(f'--{f.name}', type=f.type, required=f.name == 'name',
                        metavar=f.type.__name__.upper(), **given)
 
-def add_settings(p:argparse.ArgumentParser, # gets the flags
+_GROUPS = { # title in --help: fields, the ones that people set first in front
+    'first of all': ('name', 'dataset', 'data_dir', 'model_type', 'pretrained_dir', 'img_size',
+                     'num_steps', 'bf16', 'resume'),
+    'training': ('train_batch_size', 'optimizer', 'learning_rate', 'weight_decay', 'decay_type',
+                 'warmup_steps', 'max_grad_norm', 'min_area', 'seed', 'set'),
+    'experiments': ('arch', 'train_share', 'shuffle_patches', 'flip', 'mixup', 'label_smoothing',
+                    'freeze'),
+    'evaluation and output': ('output_dir', 'eval_every', 'eval_batch_size'),
+    'speed and memory': ('device', 'compile', 'fp16', 'fp16_opt_level', 'loss_scale',
+                         'gradient_accumulation_steps', 'grad_checkpointing', 'fast', 'local_rank'),
+}
+
+def add_settings(p:argparse.ArgumentParser, # gets the flags, in groups
                  cls=FinetuneConfig,        # dataclass: one flag for each field
                  skip=()                    # names of fields to leave out
                 ):
     "Give a parser the flags of a config; the help texts are the comments of its fields."
     helps = [dict(docments(c)) for c in (cls, FinetuneConfig)]     # docments knows no inheritance
-    for f in fields(cls):
-        if f.name in skip: continue
-        help = next((h[f.name] for h in helps if h.get(f.name)), '')
-        _flag(p, f, ' '.join(help.split()).replace('%', '%%'))
+    by_name = {f.name: f for f in fields(cls) if f.name not in skip}
+    for title, names in _GROUPS.items():
+        chosen = [by_name[name] for name in names if name in by_name]
+        group = p.add_argument_group(title) if chosen else None
+        for f in chosen:
+            help = next((h[f.name] for h in helps if h.get(f.name)), '')
+            _flag(group, f, ' '.join(help.split()).replace('%', '%%'))
