@@ -22,9 +22,12 @@ def imports(name, files):
     for node in ast.walk(ast.parse(files[name].read_text(encoding='utf-8'))):
         if isinstance(node, ast.Import):
             for a in node.names: yield False, a.name.split('.')[0]
-        elif isinstance(node, ast.ImportFrom) and not node.level: yield False, node.module.split('.')[0]
         elif isinstance(node, ast.ImportFrom):
-            base = folder[:len(folder) - node.level + 1] + (node.module.split('.') if node.module else [])
+            parts = node.module.split('.') if node.module else []
+            if not node.level and parts[0] != 'vit_course':
+                yield False, parts[0]
+                continue
+            base = folder[:len(folder) - node.level + 1] + parts if node.level else parts[1:]      # nbdev leaves both forms
             if '.'.join(base) in files: yield True, '.'.join(base)
             else: yield from ((True, '.'.join([*base, a.name])) for a in node.names)
 

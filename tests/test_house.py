@@ -56,7 +56,7 @@ def test_no_circles():
 
 
 def test_circles_are_found(tmp_path):
-    for name, source in dict(a='from .b import x', b='def f():\n    from .c import y', c='from . import a').items():
+    for name, source in dict(a='from .b import x', b='def f():\n    from .c import y', c='from vit_course import a').items():
         (tmp_path/f'{name}.py').write_text(source)
     with pytest.raises(ValueError, match='circle: a -> b -> c -> a'): house.floors(house.graph(house.modules(tmp_path)))
 
