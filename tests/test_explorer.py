@@ -277,7 +277,7 @@ def test_vit_attention_writes_a_page(command, tmp_path):
     model = make_model(registers=2)
     save_checkpoint(model, tmp_path/'model.safetensors')
     Image.fromarray(make_photo(model)).save(tmp_path/'<b>cat.png')
-    ask = ('tools.attention_files', 'model.safetensors', '<b>cat.png', '--query', '1,0', '--layer', '0', '--head', '1', '--out')
+    ask = ('vit_attention', 'model.safetensors', '<b>cat.png', '--query', '1,0', '--layer', '0', '--head', '1', '--out')
     status, out, err = command(*ask, 'with', '--html')
     assert (status, err) == (0, ''), err
     state = json.loads(Scripts((tmp_path/'with'/'explorer.html').read_text(encoding='utf-8')).texts[0])

@@ -5,18 +5,11 @@ import numpy as np, pytest, torch
 from conftest import SHARED
 from PIL import Image
 from skimage import data
-<<<<<<< HEAD
-from vit_course.attention_maps import vit_attention
-=======
-from vit_course import checkpoints as C
-from vit_course.tools.commands import vit_attention
->>>>>>> main
 from vit_course.checkpoints import CHECKPOINTS, CheckpointError, download, load_checkpoint, save_checkpoint, verify_checkpoint
-from vit_course.tools.commands import vit_weights
 from vit_course.tools.hub import place_of
 from vit_course.finetune import FinetuneConfig, finetune, get_learner
 from vit_course.tools import hub
-from vit_course.tools.commands import vit_train
+from vit_course.tools.commands import vit_attention, vit_train, vit_weights
 from vit_course.tools.weight_files import SafetensorsFile
 from vit_course.vit import count_parameters, create_vit
 
