@@ -27,7 +27,7 @@ def backward(*models, seed=0):
 def test_equals_torch(monkeypatch):
     "With torch's own rounds, which are in bfloat16, the steps are torch's, decay and momentum included."
     muon = pytest.importorskip('torch.optim._muon', reason='this torch has no Muon')
-    def same(g): return torch.stack([muon._zeropower_via_newtonschulz(m, optimizers.NEWTON_SCHULZ, 5, 1e-7) for m in g.flatten(0, 1)]).unflatten(0, g.shape[:2])
+    def same(g, bf16): return torch.stack([muon._zeropower_via_newtonschulz(m, optimizers.NEWTON_SCHULZ, 5, 1e-7) for m in g.flatten(0, 1)]).unflatten(0, g.shape[:2])
     monkeypatch.setattr(optimizers, 'orthogonalise', same)
     ours, theirs = grown(), grown()
     one_map = [n for n, p in ours.named_parameters() if p.ndim == 2 and '.blocks.' in n and 'qkv' not in n]
@@ -37,6 +37,23 @@ def test_equals_torch(monkeypatch):
         backward(ours, theirs, seed=step); a.step(); b.step()
         for n in one_map: torch.testing.assert_close(ours.get_parameter(n), theirs.get_parameter(n), rtol=0, atol=5e-5)      # of steps of about 0.01: a last bit of bfloat16
         theirs.load_state_dict(ours.state_dict())
+
+
+def test_rounds_in_bfloat16_are_torchs():
+    muon = pytest.importorskip('torch.optim._muon', reason='this torch has no Muon')
+    for seed, shape in enumerate([(48, 48), (96, 24), (24, 96)]):
+        g = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        theirs = muon._zeropower_via_newtonschulz(g, optimizers.NEWTON_SCHULZ, 5, 1e-7).float()
+        ours, wide = orthogonalise(g, bf16=True), orthogonalise(g)
+        assert ours.dtype == torch.bfloat16 and wide.dtype == torch.float32
+        assert (ours - theirs).norm() < 0.08*theirs.norm() and (ours - wide).norm() < 0.08*wide.norm()
+
+
+def test_a_run_in_bfloat16_has_its_rounds_in_it():
+    for bf16 in (False, True):
+        learn = get_learner(FinetuneConfig('t', model_type='testing', optimizer='muon', device='cpu', bf16=bf16))
+        learn.create_opt()
+        assert learn.opt.opt.bf16 is bf16
 
 
 def test_the_rest_is_adamw():

@@ -116,7 +116,7 @@ def get_learner(
     if group.rank:                                          # dropout of its own
         torch.manual_seed(make_generator(cfg.seed, 2, group.rank).initial_seed())
     def opt_func(params, lr, **kw):
-        opt = make_optimizer(model, cfg.optimizer, lr, cfg.weight_decay)
+        opt = make_optimizer(model, cfg.optimizer, lr, cfg.weight_decay, cfg.bf16)
         return OptimWrapper(opt=opt)
     cbs = [cb for cb in shortcuts if cb] + _make_callbacks(cfg, model)
     learn = Learner(dls, model, nn.CrossEntropyLoss(), opt_func=opt_func,

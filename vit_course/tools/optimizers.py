@@ -20,7 +20,8 @@ def _matrices_of_blocks(model):
 def make_optimizer(model:nn.Module,      # whose parameters to train
                    name:str='sgd',       # 'sgd' (momentum 0.9, the paper's), 'adamw' or 'muon'
                    lr:float=3e-2,        # learning rate
-                   weight_decay:float=0. # of matrices and convolutions
+                   weight_decay:float=0., # of matrices and convolutions
+                   bf16:bool=False       # Muon's matrix products in bfloat16, on a processor too
                   )->torch.optim.Optimizer:
     """SGD, AdamW or Muon, fused where PyTorch can, with weight decay for the weights of linear
     maps and convolutions alone. ValueError for another name."""
@@ -37,19 +38,20 @@ def make_optimizer(model:nn.Module,      # whose parameters to train
     for k in (1, 3):
         these = [p for p in decay if maps.get(id(p)) == k]
         if these: groups.append(dict(params=these, weight_decay=weight_decay, maps=k))
-    return Muon(groups, lr=lr, fused=True)
+    return Muon(groups, lr=lr, fused=True, bf16=bf16)
 
 # %% ../../nbs/tools/optimizers.ipynb #c0633aea
 NEWTON_SCHULZ = 3.4445, -4.775, 2.0315     # Jordan et al.: steep at 0, and near 1 good enough
 
 def orthogonalise(g:torch.Tensor, # matrices (...,m,n)
-                  rounds:int=5    # more bring smaller singular values up to 1
-                 )->torch.Tensor: # the same shape; bfloat16 on a GPU, else of the same type
+                  rounds:int=5,   # more bring smaller singular values up to 1
+                  bf16:bool=False # work in bfloat16, as is always done on a GPU
+                 )->torch.Tensor: # (...,m,n), as `g` or in bfloat16
     """Keep the singular vectors of each matrix, and make its singular values about 1 (0.7 to 1.2;
     the tiniest stay below)."""
-    x, (a, b, c) = g.bfloat16() if g.is_cuda else g, NEWTON_SCHULZ
+    x, (a, b, c) = g.bfloat16() if bf16 or g.is_cuda else g, NEWTON_SCHULZ
     tall = x.shape[-2] > x.shape[-1]
-    if tall: x = x.mT
+    if tall: x = x.mT.contiguous()
     # no singular value is larger than this norm
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(rounds):
@@ -57,14 +59,15 @@ def orthogonalise(g:torch.Tensor, # matrices (...,m,n)
         x = a*x + (b*s + c*s @ s) @ x
     return x.mT if tall else x
 
+
 # %% ../../nbs/tools/optimizers.ipynb #b7856a0f
 class Muon(torch.optim.AdamW):
     """Momentum with orthogonalised steps (Jordan et al., 2024) for groups that have `maps`, a
     number of matrices that lie on top of each other in each parameter (3 for queries, keys and
     values); AdamW for the other groups. Weight decay and learning rate mean the same for both."""
-    def __init__(self, groups, lr:float, momentum:float=0.95, **kw):
+    def __init__(self, groups, lr:float, momentum:float=0.95, bf16:bool=False, **kw):
         super().__init__(groups, lr=lr, **kw)
-        self.momentum = momentum
+        self.momentum, self.bf16 = momentum, bf16
 
     def __setstate__(self, state): # AdamW's own wants its state in every parameter
         torch.optim.Optimizer.__setstate__(self, state)
@@ -89,7 +92,7 @@ class Muon(torch.optim.AdamW):
             same.setdefault(p.shape, []).append((p, nesterov))
         for pairs in same.values():
             maps = torch.stack([s.unflatten(0, (group['maps'], -1)) for _, s in pairs])
-            steps = orthogonalise(maps)
+            steps = orthogonalise(maps, bf16=self.bf16)
             rate = group['lr'] * 0.2 * max(steps.shape[-2:])**0.5
             for (p, _), step in zip(pairs, steps):
                 p.mul_(1 - group['lr']*group['weight_decay']).sub_(rate * step.flatten(0, 1))
