@@ -13,13 +13,9 @@ from pathlib import Path
 import torch
 from common import ROOT, table, write_result
 from torch.nn import functional as F
-from vit_course.attention_maps import SCALES
-from vit_course.checkpoints import load_checkpoint
-from vit_course.data import get_dls
-from vit_course.finetune import finetune, get_learner
+from vit_course.finetune import finetune
 from vit_course.tools.config import TrialConfig, resolve_config
-from vit_course.tools.trials import MixUpLabelSmoothing
-from vit_course.vit import create_vit
+from vit_course.tools.trials import trial_learner
 
 HOMEWORK = dict(optimizer='sgd', learning_rate=3e-2, weight_decay=0., num_steps=5000, warmup_steps=500, train_batch_size=64, eval_every=100, min_area=0.05)
 COURSE = dict(optimizer='adamw', learning_rate=1e-4, weight_decay=0.05, num_steps=1500, warmup_steps=150, train_batch_size=256, eval_every=50, min_area=0.35,
@@ -29,18 +25,6 @@ PARTS = {'homework': {'the homework': HOMEWORK | dict(bf16=True)},
          'course': {'the course': COURSE | dict(bf16=True)},
          'scratch': {'the course, from fresh weights': COURSE | dict(bf16=True, learning_rate=5e-4, pretrained_dir=None)},
          'precision': {k: HOMEWORK | dict(num_steps=500, warmup_steps=50) | v for k, v in PRECISIONS.items()}}
-
-
-def loaders(cfg):
-    "Pictures as DINOv2 was trained to see them, which is not how the other runs of the course see theirs."
-    mean, std = SCALES['imagenet']
-    return get_dls(cfg.dataset, cfg.data_dir, cfg.img_size, cfg.train_batch_size, cfg.eval_batch_size, mean=mean, std=std, every=cfg.eval_every, total=cfg.num_steps,
-                   min_area=cfg.min_area, seed=cfg.seed, device=cfg.device)
-
-
-def learner(cfg):
-    learn = get_learner(cfg, loaders(cfg))
-    return learn.add_cb(MixUpLabelSmoothing(learn.dls.c, cfg.label_smoothing)) if cfg.label_smoothing else learn
 
 
 def seconds_to(folder, share):
@@ -53,7 +37,7 @@ def train(name, settings, args):
     with tempfile.TemporaryDirectory() as folder:
         for seed in args.seeds:
             cfg = TrialConfig(f'{name}-{seed}', seed=seed, output_dir=folder, **(args.base | settings))
-            r = finetune(cfg, progress=False, learner=learner)
+            r = finetune(cfg, progress=False, learner=trial_learner)
             runs.append(dict(seed=seed, test_accuracy=r.test_accuracy, valid_accuracy=r.valid_accuracy, seconds=r.seconds, seconds_to_97=seconds_to(Path(folder)/cfg.name, 0.97),
                              images_per_second=r.images_per_second, mfu=r.mfu, peak_memory=r.peak_memory, compiled=r.compiled))
     return runs
@@ -63,10 +47,9 @@ def linear(args):
     "Features of every picture once, then a head by L-BFGS; the weight decay is chosen on validation."
     start = time.perf_counter()
     cfg = resolve_config(TrialConfig('linear', **(args.base | dict(num_steps=1, min_area=1.))))
-    dls = loaders(cfg)
-    model = create_vit(cfg.model_type, cfg.img_size, num_classes=0, **cfg.set)
-    if cfg.pretrained_dir: load_checkpoint(model, cfg.pretrained_dir)
-    model = model.to(cfg.device).eval()
+    learn = trial_learner(cfg)
+    dls, model = learn.dls, learn.model.eval()
+    model.head = torch.nn.Identity()
     def features(dl):
         with torch.no_grad(), torch.autocast(torch.device(cfg.device).type, dtype=torch.bfloat16):
             f, y = zip(*((model(x).float(), y) for x, y in map(dl.prepare, torch.arange(len(dl.dataset)).split(cfg.eval_batch_size))))

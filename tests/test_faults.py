@@ -65,7 +65,7 @@ def test_4_windows_are_whole():
     seen = []
     watch = type('Watch', (Callback,), dict(order=1, before_batch=lambda s: seen.append(len(s.yb[0])) if s.training else None))()
     fit(learn, watch)
-    assert learn.step_schedule.made == 41 and seen == [8]*164
+    assert learn.step_param_scheduler.made == 41 and seen == [8]*164
     with pytest.raises(ConfigError, match='at least one image'): resolve_config(FinetuneConfig('t', **(SMALL | dict(gradient_accumulation_steps=33))))
 
 
@@ -113,7 +113,7 @@ def test_8_first_step_counts_and_skipped_ones_do_not():
     fit(learner(learning_rate=0.1, warmup_steps=4), spy)
     assert spy.rates[0] == pytest.approx(0.025) and min(spy.rates) > 0
     learn = fit(learner(fp16=True, loss_scale=2.**60))
-    assert (learn.step_schedule.made, learn.autocast_mixed_precision.skipped) == (0, 6)
+    assert (learn.step_param_scheduler.made, learn.autocast_mixed_precision.skipped) == (0, 6)
 
 
 def test_8_after_a_skipped_step_the_schedule_goes_on_where_it_was():

@@ -5,7 +5,8 @@ import pytest, torch
 from vit_course.tools import optimizers
 from fastai.callback.core import Callback
 from torch.nn import functional as F
-from vit_course.finetune import FinetuneConfig, Interrupted, finetune, get_learner
+from vit_course.finetune import FinetuneConfig, finetune, get_learner
+from vit_course.tools.run_folder import Interrupted
 from vit_course.tools.optimizers import Muon, make_optimizer, orthogonalise
 from vit_course.vit import create_vit
 

@@ -1,9 +1,12 @@
 "`vit_train` as a person uses it: the command line, its errors, stopping and going on."
 import functools, csv, json, os, signal, subprocess, sys
+from collections import Counter
 from pathlib import Path
 
 import pytest, torch
 from conftest import ROOT, wait_for
+from PIL import Image
+from vit_course.data import get_dls
 
 QUICK = ['--model_type', 'testing', '--device', 'cpu']
 
@@ -32,16 +35,26 @@ def test_run_folder(command, tmp_path):
     status, out, err = command('finetune', '--name', 'a', *QUICK, '--num_steps', 30, '--eval_every', 20)
     assert status == 0, err
     run = tmp_path/'output'/'a'
-    assert {p.name for p in run.iterdir() if not p.name.startswith('events')} == {'config.json', 'metrics.csv', 'best.safetensors', 'last', 'result.json'}
+    assert {p.name for p in run.iterdir() if not p.name.startswith('events')} == {'config.json', 'metrics.csv', 'best.safetensors', 'last', 'result.json', 'predictions.csv', 'confusion.png'}
     assert len(list(run.glob('events.out.tfevents*'))) == 1
     result = json.loads((run/'result.json').read_text())
     assert set(result) == {'test_accuracy', 'valid_accuracy', 'test_loss', 'seconds', 'images_per_second', 'steps', 'images', 'parameters', 'device', 'versions', 'commit', 'finished',
-                           'processes', 'compiled', 'ms_per_step', 'input_share', 'mfu', 'matmul_flops', 'peak_memory'}
+                           'processes', 'compiled', 'ms_per_step', 'input_share', 'mfu', 'matmul_flops', 'peak_memory', 'most_confused'}
     assert 0 < result['mfu'] < 1 and 0 < result['input_share'] < 1 and result['ms_per_step'] * result['images_per_second'] == pytest.approx(64e3)
     assert result['peak_memory'] is None or result['peak_memory'] > 1e8
     assert (result['steps'], result['images']) == (30, 30*64) and 0 <= result['test_accuracy'] <= 1
     with open(run/'metrics.csv') as f: assert [int(r['step']) for r in csv.DictReader(f)] == [20, 30]
     assert f"test accuracy {100*result['test_accuracy']:.2f} %" in out
+    with open(run/'predictions.csv', newline='') as f: rows = list(csv.DictReader(f))
+    test = get_dls('digits', device='cpu').test.dataset
+    assert [r['image'] for r in rows] == [str(i) for i in range(len(test))] and [int(r['truth']) for r in rows] == test.labels.tolist()
+    assert sum(r['truth'] == r['answer'] for r in rows)/len(rows) == pytest.approx(result['test_accuracy'])
+    assert all(.1 <= float(r['probability']) <= 1 for r in rows)
+    mistakes = Counter((r['truth'], r['answer']) for r in rows if r['truth'] != r['answer'])
+    assert [n for *_, n in result['most_confused']] == [n for _, n in mistakes.most_common(3)] and all(mistakes[t, a] == n for t, a, n in result['most_confused'])
+    truth, answer, n = result['most_confused'][0]
+    assert f"most confused: {truth} taken for {answer} ({n} times)" in out
+    with Image.open(run/'confusion.png') as im: assert im.format == 'PNG' and min(im.size) > 300
     again = command('finetune', '--name', 'a', *QUICK, '--num_steps', 30, '--eval_every', 20, '--resume')
     assert again[0] == 0 and 'is finished' in again[1]
 

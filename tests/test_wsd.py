@@ -2,7 +2,8 @@
 import json, shutil
 
 import pytest, torch
-from vit_course.finetune import FinetuneConfig, Interrupted, finetune, get_learner, lr_factor
+from vit_course.finetune import FinetuneConfig, finetune, get_learner, lr_factor
+from vit_course.tools.run_folder import Interrupted
 from vit_course.tools.commands import vit_train
 from vit_course.tools.config import ConfigError, decay_start
 from vit_course.tools.run_folder import least_steps

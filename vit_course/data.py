@@ -8,7 +8,8 @@ __all__ = ['split_indices', 'ImageSet', 'load_digits', 'resize_matrix', 'crop_re
            'DataError']
 
 # %% ../nbs/06_data.ipynb #3fdc6f1d
-import math, warnings
+import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, torch
@@ -16,7 +17,9 @@ from fastcore.meta import delegates
 from torch import Tensor
 from .patches import pair
 from .tools.image_files import (DATASETS, VALID_AT_MOST, DataError,
-                                          Dataset, fetch_cifar, read_folder)
+                                          Dataset, fetch_cifar, read_folder,
+                                          read_images)
+from .tools.loaders import TensorDL, TrainValidTest
 from .tools.transfer import keep_on_device, to_device
 _all_ = ['DATASETS', 'DataError']
 
@@ -40,20 +43,40 @@ def split_indices(labels:Tensor,   # class of each image, int64 (n,)
 # %% ../nbs/06_data.ipynb #9b7f4e61
 @dataclass
 class ImageSet:
-    "Images of one size with their classes, in memory."
-    images: Tensor        # uint8 (n,3,H,W), RGB
-    labels: Tensor        # int64 (n,)
-    aspect: Tensor = None # float32 (n,): width / height before they came to one size
+    "Images of one size in memory, with their classes where these are known."
+    images: Tensor         # uint8 (n,3,H,W), RGB
+    labels: Tensor = None  # int64 (n,)
+    aspect: Tensor = None  # float32 (n,): width / height before they came to one size
+    files: list = None     # n paths, where they come from files
+    split_idx = None       # fastai's: 0 asks for images as in training
 
     def __post_init__(self):
         if self.aspect is None:
             H, W = self.images.shape[2:]
-            self.aspect = torch.full((len(self.labels),), W / H)
-    def __len__(self): return len(self.labels)
+            self.aspect = torch.full((len(self.images),), W / H)
+        if self.files is not None: self.files = np.array(self.files, dtype=object)
+    def __len__(self): return len(self.images)
+    def _parts(self): return self.images, self.labels, self.aspect, self.files
     def __getitem__(self, i):
-        return ImageSet(self.images[i], self.labels[i], self.aspect[i])
+        return ImageSet(*(None if part is None else part[i] for part in self._parts()))
     def to(self, device):
-        return ImageSet(self.images.to(device), self.labels.to(device), self.aspect)
+        labels = None if self.labels is None else self.labels.to(device)
+        return ImageSet(self.images.to(device), labels, self.aspect, self.files)
+    def new_empty(self): return self[:0]
+    @contextmanager
+    def set_split_idx(self, i):
+        before, self.split_idx = self.split_idx, i
+        try: yield self
+        finally: self.split_idx = before
+    def from_items(self, items, size):
+        "Files, PIL images or arrays, at a size (height, width); or pieces of such sets."
+        if not isinstance(items[0], ImageSet):
+            images, aspect, good, bad = read_images(items, size)
+            if bad: raise DataError(bad[0])
+            return ImageSet(images, None, aspect)
+        parts = zip(*(s._parts()[:3] for s in items))
+        return ImageSet(*(None if p[0] is None else torch.cat(p) for p in parts))
+
 
 # %% ../nbs/06_data.ipynb #35824a0c
 def load_digits()->tuple[ImageSet,list[str]]: # 1,797 images (3,8,8), class names
@@ -120,90 +143,114 @@ def random_boxes(
     return torch.stack([top, left, h, w], 1)
 
 # %% ../nbs/06_data.ipynb #2f10a54e
-class Batches:
-    """All of an `ImageSet` in order, as fastai wants it: iterating gives (x float32
-    (B,3,h,w), y int64 (B,)) on `device`."""
+class Batches(TensorDL):
+    """An `ImageSet` in order, as a fastai `DataLoader`: iterating gives (x float32
+    (B,3,h,w), y int64 (B,)) on `device`; (x,) where no labels are known."""
     shard = (0, 1)   # rank and world size: which batches are ours (chapter 7)
+    _own = TensorDL._own + ('min_area', 'flip')
     def __init__(self,
         dataset:ImageSet,        # what to read
-        bs:int,                  # images a batch
-        size:int|tuple[int,int], # pixels that the model sees, a side or (height, width)
-        classes:list[str],       # names of the classes
+        bs:int=64,               # images a batch
+        size:int|tuple[int,int]=None, # pixels that the model sees; as stored when None
+        classes:list[str]=(),    # names of the classes
         mean:float|list=0.5,     # subtracted from pixels in [0, 1]; or one a channel
-        std:float|list=0.5):     # and divided by
-        self.dataset, self.bs, self.size = dataset, bs, pair(size)
-        self.mean, self.std = (torch.tensor(v).float().reshape(1, -1, 1, 1)
+        std:float|list=0.5,      # and divided by
+        min_area:float=1,        # smallest random crop, of the image's area; 1: none
+        flip:bool=False,         # mirror half of the images
+        device=None, **kwargs):  # where batches are made; others of `DataLoader`
+        super().__init__(dataset, bs, **kwargs)
+        self.size, self.classes = pair(size or dataset.images.shape[-2:]), list(classes)
+        self.min_area, self.flip = min_area, flip
+        self.set_scaling(mean, std)
+        self.to(device or dataset.images.device)
+    def set_scaling(self, mean, std):
+        self.mean, self.std = (torch.as_tensor(v).float().cpu().reshape(1, -1, 1, 1)
                                for v in (mean, std))
-        self.classes, self.device, self.why = classes, dataset.images.device, ''
-        self.scaling = self.mean.to(self.device), self.std.to(self.device)
-    def starts(self):
-        "First image of each of our batches: whole batches in turn."
-        rank, n = self.shard
-        return range(rank * self.bs, len(self.dataset), n * self.bs)
-    def __len__(self): return len(self.starts())
-    def __iter__(self):
-        for i in self.starts():
-            yield self.prepare(torch.arange(i, min(i + self.bs, len(self.dataset))))
-    def _whole(self, n): # boxes of n whole images
-        return torch.tensor([0, 0, *self.dataset.images.shape[-2:]]).expand(n, 4)
-    def prepare(self, idx, boxes=None, flip=None):
-        "Images `idx`, cropped, resized, mirrored and scaled."
-        data, (mean, std) = self.dataset, self.scaling
-        here = to_device(idx, data.images.device)
-        x, y = (to_device(t[here], self.device) for t in (data.images, data.labels))
-        if boxes is None and data.images.shape[-2:] != self.size:
-            boxes = self._whole(len(idx))
-        if boxes is not None:
-            boxes = to_device(boxes, self.device)
-            if flip is not None: flip = to_device(flip, self.device)
-            x = crop_resize(x, boxes, self.size, flip)
-        return (x.float() / 255 - mean) / std, y
     def to(self, device):
         "Make batches there; the images move there, too, if they may (`why` says)."
         self.device = torch.empty(0, device=device).device   # cuda: cuda:0, or another
         stay, self.why = keep_on_device(self.dataset.images.nbytes, self.device)
-        self.dataset = self.dataset.to(self.device if stay else 'cpu')
-        self.scaling = self.mean.to(self.device), self.std.to(self.device)
+        split, self.dataset = self.dataset.split_idx, self.dataset.to(
+            self.device if stay else 'cpu')
+        self.dataset.split_idx = split
         return self
+
+    def _starts(self): # of our batches: whole batches in turn
+        (rank, n), end = self.shard, len(self.dataset)
+        if self.drop_last: end -= self.bs - 1
+        return range(rank * self.bs, end, n * self.bs)
+    def __len__(self): return len(self._starts())
+    def __iter__(self):
+        order = torch.as_tensor(self.get_idxs(), dtype=torch.long)
+        augment = self.augment if self.dataset.split_idx == 0 else lambda idx: ()
+        for i in self._starts():
+            idx = order[i:i + self.bs]
+            yield self.finish(self.prepare(idx, *augment(idx)))
     def one_batch(self): return next(iter(self))
+
+    def augment(self, idx, generator=None):
+        "Random boxes and flips for images `idx`; None where there are none."
+        size, boxes, flip = self.dataset.images.shape[-2:], None, None
+        if self.min_area < 1:
+            boxes = random_boxes(self.dataset.aspect[idx], size, self.min_area,
+                                 generator=generator)
+        if self.flip: flip = torch.rand(len(idx), generator=generator) < 0.5
+        return boxes, flip
+    def prepare(self, idx, boxes=None, flip=None):
+        "Images `idx`, cropped, resized, mirrored and scaled."
+        data, stored = self.dataset, self.dataset.images.shape[-2:]
+        mean, std = self.mean.to(self.device), self.std.to(self.device)
+        here = to_device(idx, data.images.device)
+        x, *y = (to_device(t[here], self.device)
+                 for t in (data.images, data.labels) if t is not None)
+        if boxes is None and (flip is not None or stored != self.size):
+            boxes = torch.tensor([0, 0, *stored]).expand(len(idx), 4)  # all of each
+        if boxes is not None:
+            boxes = to_device(boxes, self.device)
+            if flip is not None: flip = to_device(flip, self.device)
+            x = crop_resize(x, boxes, self.size, flip)
+        return (x.float() / 255 - mean) / std, *y
     def to_image(self, x):
         "Undo the scaling exactly: float (B,3,h,w) -> uint8 (B,h,w,3)."
         x = x.detach().float().cpu() * self.std + self.mean
         return (x * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
-    def show_batch(self, max_n=12, cols=6):
-        "Draw the first images of a batch as the model sees them."
-        import matplotlib.pyplot as plt
-        x, y = self.one_batch()
-        x, rows = self.to_image(x[:max_n]), math.ceil(min(max_n, len(x)) / cols)
-        fig, axes = plt.subplots(rows, cols, figsize=(1.4*cols, 1.6*rows),
-                                 squeeze=False, layout='constrained')
-        for ax in axes.flat: ax.axis('off')
-        for image, label, ax in zip(x, y.tolist(), axes.flat):
-            ax.imshow(image.numpy())
-            ax.set_title(self.classes[label], fontsize=9)
+
 
 # %% ../nbs/06_data.ipynb #51cf6b88
 class TrainBatches(Batches):
     """An endless, seeded stream of shuffled and augmented batches, `step` after `step`.
-    One pass of a `for` loop goes to the next multiple of `every` steps (or to `total`),
-    so that fastai evaluates there. A batch comes as `micro_batches` smaller ones."""
-    def __init__(self, dataset, bs, size, classes, mean=0.5, std=0.5,
-        every:int=100,        # steps in one pass
-        total:int=None,       # steps in all; endless when None
-        min_area:float=0.05,  # smallest random crop, of the image's area; 1 for none
+    One pass of a `for` loop, fastai's epoch, goes to the next multiple of `every` steps
+    (or to `total`). A batch comes as `micro_batches` smaller ones."""
+    _own = Batches._own + ('every', 'total', 'micro_batches', 'seed')
+    def __init__(self, dataset, bs=64, size=None, classes=(), mean=0.5, std=0.5,
+        min_area:float=0.05,  # smallest random crop, of the image's area; 1: none
         flip:bool=True,       # mirror half of the images
+        every:int=None,       # steps in one pass; None: as many as show each image once
+        total:int=None,       # where a pass ends, too; None: nowhere
         micro_batches:int=1,  # pieces of a batch, for gradient accumulation
-        seed:int=42):         # of the order, the crops and the flips
-        super().__init__(dataset, bs, size, classes, mean, std)
-        self.every, self.total, self.micro_batches = every, total, micro_batches
-        self.min_area, self.flip, self.seed, self.step = min_area, flip, seed, 0
-        self._order = (None, None)
+        seed:int=42,          # of the order, the crops and the flips
+        device=None, **kwargs):
+        super().__init__(dataset, bs, size, classes, mean, std, min_area, flip, device,
+                         **kwargs)
+        self.every = every or max(1, len(dataset) // bs)
+        self.total, self.micro_batches, self.seed = total, micro_batches, seed
+        self.shuffle, self.step, self._order = True, 0, (None, None)
+    def new(self, dataset=None, cls=None, **kwargs):
+        "The stream from where we are; in a given order, plain `Batches`."
+        if kwargs.get('shuffle', True) and 'get_idxs' not in kwargs:
+            new = super().new(dataset, cls, **kwargs)
+            new.step, new.shard = self.step, self.shard
+            return new
+        own = {k: getattr(self, k) for k in Batches._own}
+        kwargs = dict(bs=self.bs, device=self.device) | own | kwargs
+        return Batches(self.dataset if dataset is None else dataset, **kwargs)
     @property
     def stop(self):
         "The step at which the current pass ends."
         stop = (self.step // self.every + 1) * self.every
-        return stop if self.total is None else min(stop, self.total)
-    def __len__(self): return max(self.stop - self.step, 0) * self.micro_batches
+        ends = self.total is not None and self.step < self.total
+        return min(stop, self.total) if ends else stop
+    def __len__(self): return (self.stop - self.step) * self.micro_batches
     def order(self, epoch):
         "All images, shuffled, the same for the same (seed, epoch)."
         if self._order[0] != epoch:
@@ -220,28 +267,23 @@ class TrainBatches(Batches):
         return torch.cat(out)
     def batch(self, step):
         "The batch of a step, or our shard of it."
-        idx, g = self.indices(step), make_generator(self.seed, 1, step)
-        boxes = flip = None
-        if self.min_area < 1:
-            size, aspect = self.dataset.images.shape[-2:], self.dataset.aspect[idx]
-            boxes = random_boxes(aspect, size, self.min_area, generator=g)
-        if self.flip: flip = torch.rand(len(idx), generator=g) < 0.5
-        if boxes is None and flip is not None: boxes = self._whole(len(idx))
-        rank, n = self.shard
+        idx, (rank, n) = self.indices(step), self.shard
+        augmented = self.augment(idx, make_generator(self.seed, 1, step))
         return self.prepare(*(None if t is None else t.tensor_split(n)[rank]
-                              for t in (idx, boxes, flip)))
+                              for t in (idx, *augmented)))
     def __iter__(self):
         stop, n = self.stop, self.micro_batches
         while self.step < stop:
-            x, y = self.batch(self.step)
-            yield from zip(x.tensor_split(n), y.tensor_split(n))
+            for b in zip(*(t.tensor_split(n) for t in self.batch(self.step))):
+                yield self.finish(b)
             self.step += 1
-    def one_batch(self): return self.batch(self.step)
+    def one_batch(self): return self.finish(self.batch(self.step))
 
 def make_generator(*numbers)->torch.Generator:
     "A generator for these non-negative numbers, unrelated to that of any others."
     state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state) & (2**63 - 1))
+
 
 # %% ../nbs/06_data.ipynb #c94f1b28
 @dataclass
@@ -289,7 +331,6 @@ def load_splits(dataset:str,               # a name in `DATASETS`
     return Splits(rest[keep], rest[held], test, classes)
 
 # %% ../nbs/06_data.ipynb #494fe1fc
-@delegates(TrainBatches)
 def make_dls(
     splits:Splits,           # train, valid and test
     size:int|tuple[int,int], # pixels that the model sees, a side or (height, width)
@@ -297,20 +338,23 @@ def make_dls(
     eval_bs:int=None,        # images an evaluation batch; `bs` when None
     mean:float|list=0.5,     # of the scaling
     std:float|list=0.5,      # of the scaling
-    device=None,             # where batches are made; the best when None
-    **kwargs                 # of `TrainBatches`
-):                           # fastai DataLoaders, with a third one, `test`
-    "Three sets as fastai `DataLoaders`, with `classes`, `c`, `skipped` and `notes`."
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', FutureWarning)
-        from fastai.data.core import DataLoaders
-    common = dict(size=pair(size), classes=splits.classes, mean=mean, std=std)
-    train = TrainBatches(splits.train, bs, **common, **kwargs)
+    min_area:float=0.05,     # smallest random crop, of the image's area; 1: none
+    flip:bool=True,          # mirror half of the training images
+    every:int=None,          # steps in one pass; None: as many as show each image once
+    total:int=None,          # where a pass ends, too; None: nowhere
+    micro_batches:int=1,     # pieces of a batch, for gradient accumulation
+    seed:int=42,             # of the order, the crops and the flips
+    device=None              # where batches are made; the best when None
+)->TrainValidTest:           # fastai DataLoaders
+    "Three sets as fastai `DataLoaders` with a third loader, `test`."
+    common = dict(size=pair(size), classes=splits.classes, mean=mean, std=std,
+                  min_area=min_area, flip=flip)
+    train = TrainBatches(splits.train, bs, **common, every=every, total=total,
+                         micro_batches=micro_batches, seed=seed)
     valid, test = (Batches(d, eval_bs or bs, **common)
                    for d in (splits.valid, splits.test))
     device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    dls = DataLoaders(train, valid, test, device=device)
-    dls.test, dls.classes, dls.c = test, splits.classes, len(splits.classes)
+    dls = TrainValidTest(train, valid, test, device=device)
     dls.skipped, dls.notes = splits.skipped, splits.notes
     return dls
 
@@ -323,10 +367,11 @@ def get_dls(
     eval_bs:int=None,         # images an evaluation batch; `bs` when None
     flip:bool=None,           # mirror half the images; the data set's if None
     **kwargs                  # of `make_dls`
-):                            # fastai DataLoaders, with a third one, `test`
+)->TrainValidTest:            # fastai DataLoaders
     "The three sets of a data set, by `make_dls`. DataError says what to do."
     known = DATASETS.get(dataset, Dataset(''))
     size = pair(img_size or known.img_size or 32)
     splits = load_splits(dataset, data_dir, size)
     flip = known.flip if flip is None else flip
     return make_dls(splits, size, bs, eval_bs, flip=flip, **kwargs)
+

@@ -19,6 +19,7 @@ from .attention_maps import (attention_maps, evaluating, overlay, prefix_mass,
                                        rollout, show_heads, to_grid)
 from .checkpoints import CheckpointError, load_checkpoint
 from .data import Batches, DataError, ImageSet, load_splits
+from .tools.hub import SCALES, scale_of
 from .tools.image_files import SUFFIXES, open_image
 from .patches import pair
 from .tools.run_folder import write_atomic
@@ -120,8 +121,9 @@ def images_for(run:Run,              # whose model will see them
 
 
 # %% ../nbs/12_report.ipynb #153960a8
-def as_input(image): # uint8 (h,w,3) -> float (1,3,h,w) in [-1,1], as in training
-    return ((image.float() / 255 - 0.5) / 0.5).permute(2, 0, 1)[None]
+def as_input(image, scale='half'): # uint8 (h,w,3) -> float (1,3,h,w), as in training
+    mean, std = torch.tensor(SCALES[scale])
+    return ((image.float() / 255 - mean) / std).permute(2, 0, 1)[None]
 
 def _procedure(name, image, weights, grid, n_prefix):
     "Image, heads averaged, rollout, overlay."
@@ -146,13 +148,14 @@ def attention_figures(run:Run, images:str|Path=None)->list[Figure]:
     """How the map is made, step by step, and the maps of every head for each image.
     Errors as in `images_for`; CheckpointError for damaged weights."""
     import matplotlib.pyplot as plt
-    model = load_checkpoint(None, run.path/'best.safetensors').model
+    report = load_checkpoint(None, source := run.path/'best.safetensors')
+    model, scale = report.model, scale_of(source, report)
     grid, n, figures = model.grid, model.n_prefix, []
     if pair(model.cfg.img_size) != pair(vit_config(run).img_size):
         raise ReportError(f"run {run.name}: best.safetensors is of another model "
                           "than config.json says")
     for name, image in images_for(run, images):
-        x = as_input(image)
+        x = as_input(image, scale)
         weights = attention_maps(model, x)
         with evaluating(model), torch.no_grad(): predicted = model(x).softmax(-1)[0]
         if not figures: figures.append(_procedure(name, image, weights, grid, n))

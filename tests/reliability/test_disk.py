@@ -135,9 +135,9 @@ def test_two_runs_on_one_name(tmp_path, whole):
 
 
 def slowly():
-    from vit_course.callbacks import StepSchedule
-    step = StepSchedule.before_step
-    StepSchedule.before_step = lambda self: (time.sleep(0.1), step(self))
+    from vit_course.callbacks import StepParamScheduler
+    step = StepParamScheduler.before_step
+    StepParamScheduler.before_step = lambda self: (time.sleep(0.1), step(self))
 
 
 def damage(path, how, rng):

@@ -95,7 +95,7 @@ MOMENTS = {                                                   # in this order, i
     'reading the state': (at_call, 'torch.load', 1),
     'state taken up in part *': (at_call, 'torch.optim.Optimizer.load_state_dict', 1),
     'dropping lines': (at_place, 'metrics.csv'),
-    'an optimizer step': (at_call, 'vit_course.callbacks.StepSchedule.before_step', 4),
+    'an optimizer step': (at_call, 'vit_course.callbacks.StepParamScheduler.before_step', 4),
     'half a line': (in_a_line, 2),
     'half of a state *': (in_a_state, 2),
     'the last state moved, the new one not *': (at_place, 'previous.pt', True),

@@ -5,7 +5,8 @@ from dataclasses import fields, replace
 import pytest
 from PIL import Image
 from runs import FULL, STEPS, needs_fork, remains, same, watch
-from vit_course.finetune import FinetuneConfig, Interrupted, finetune
+from vit_course.finetune import FinetuneConfig, finetune
+from vit_course.tools.run_folder import Interrupted
 from vit_course.tools.config import FREE, ConfigError
 
 SMALL = dict(model_type='testing', device='cpu', train_batch_size=8, num_steps=6, eval_every=2)

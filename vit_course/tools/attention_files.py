@@ -15,7 +15,8 @@ from PIL import Image, ImageDraw
 from torch import nn
 from ..attention_maps import (SCALES, attention_distance, entropy, fuse_heads,
     mean_correlation, normalise, overlay, prefix_mass, relevance, show_heads, to_grid)
-from ..checkpoints import CHECKPOINTS, inspect_checkpoint, load_checkpoint
+from ..checkpoints import inspect_checkpoint, load_checkpoint
+from .hub import scale_of
 from .image_files import open_image
 from ..explorer import AttentionExplorer
 from ..patches import pair
@@ -23,14 +24,6 @@ from .capture import capture_attention, check_head, choose_layers, evaluating
 from ..vit import VisionTransformer, unwrap_model
 
 # %% ../../nbs/tools/attention_files.ipynb #0b14125a
-def _scale_of(source, report):
-    """How a checkpoint was trained to see its images: as its entry in `CHECKPOINTS` says, else as
-    its library does."""
-    by_file = {c.file: c for c in CHECKPOINTS.values()}
-    known = CHECKPOINTS.get(str(source)) or by_file.get(report.path.name)
-    if known: return known.scale
-    return 'imagenet' if report.format in ('dinov2', 'torchvision') else 'half'
-
 def _open_model(source, img_size=None, scale='auto'):
     """The model of a run or a checkpoint, for another image size if wished, how it wants its images
     scaled, and its classes' names, or None."""
@@ -41,7 +34,7 @@ def _open_model(source, img_size=None, scale='auto'):
     cfg = report.model.cfg
     if cfg.in_chans != 3:
         raise ValueError(f"{source} wants images of {cfg.in_chans} channels, and not of three")
-    if scale == 'auto': scale = _scale_of(source, report)
+    if scale == 'auto': scale = scale_of(source, report)
     return report.model.eval(), scale, report.classes
 
 # %% ../../nbs/tools/attention_files.ipynb #cc28785a

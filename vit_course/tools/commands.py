@@ -80,8 +80,10 @@ def vit_train(
 ) -> int: # exit status: 0, 2 for a mistake, 130 after Ctrl-C
     "Fine-tune a Vision Transformer from the command line."
     cfg = train_config(argv)
-    with _loading(): from vit_course.finetune import run_and_report
-    return _ended(run_and_report(cfg), f'vit_attention {cfg.output_dir}/{cfg.name} IMAGE')
+    with _loading():
+        from vit_course.finetune import finetune
+        from vit_course.tools.train import run_and_report
+    return _ended(run_and_report(cfg, finetune), f'vit_attention {cfg.output_dir}/{cfg.name} IMAGE')
 
 # %% ../../nbs/tools/commands.ipynb #5acbcba3
 _STUDIES = ('learning_rate', 'steps', 'batch', 'precision', 'patch_size', 'pixels', 'pos_embed',

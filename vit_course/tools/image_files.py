@@ -42,7 +42,7 @@ def _to_bytes(im): # 16 or 32 bits, or fractions
     white = next((w for w in whites if a.max() <= w), max(65535, a.max()))
     return Image.fromarray((a * 255 / white).round().astype(np.uint8))
 
-def open_image(path:str|Path # an image file
+def open_image(path:str|Path # an image file; or a PIL image, or uint8 (H,W) or (H,W,C)
               )->Image.Image: # RGB
     """Open an image as a person sees it: turned as its EXIF data says, transparency on white, 16
     bits and fractions scaled to 8 bits, the first frame of an animation. DataError, naming the
@@ -51,7 +51,9 @@ def open_image(path:str|Path # an image file
         if isinstance(path, (str, Path)) and not Path(path).is_file(): # a pipe would never end
             what = 'not a file' if os.path.lexists(path) else 'no such file'
             raise DataError(f"{path}: {what}")
-        with Image.open(path, formats=FORMATS) as im:
+        if isinstance(path, np.ndarray | Tensor): path = Image.fromarray(np.asarray(path))
+        in_memory = isinstance(path, Image.Image)
+        with path.copy() if in_memory else Image.open(path, formats=FORMATS) as im:
             if im.width * im.height > MAX_PIXELS:
                 size = f"{im.width} x {im.height} pixels"
                 raise DataError(f"{path}: {size} are more than {MAX_PIXELS:,}")
@@ -306,7 +308,7 @@ def read_folder(
     split_indices        # (labels, share, at most) -> indices to keep and to hold out
 )->tuple[dict,list[str],list[str],list[str]]: # sets, names of the classes, skipped, notes
     """Three sets out of any folder of images, {'train', 'valid' and 'test': (images, labels,
-    aspect)}, a line for each file that cannot be read, and one for each thing that was guessed.
+    aspect, files)}, a line for each file that cannot be read, and one for each thing that was guessed.
     DataError when there is nothing to train on."""
     classes, lists, notes = find_images(data_dir)
     files, labels = lists['train']
@@ -320,7 +322,8 @@ def read_folder(
     for name, (files, labels) in lists.items():
         stored = tuple(math.ceil(s * 5/4) for s in size) if name == 'train' else size
         images, aspect, good, bad = read_images(files, stored)
-        sets[name], skipped = (images, labels[good], aspect), skipped + bad
+        sets[name] = images, labels[good], aspect, [str(files[i]) for i in good]
+        skipped += bad
         if not good:
             raise DataError(f"{data_dir} leaves no images to {name} on: add more images "
                             "for each class")

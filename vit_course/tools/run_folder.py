@@ -34,12 +34,12 @@ def write_json(path:Path, d):
     "Write what JSON can hold, indented, in one move."
     write_atomic(path, lambda p: p.write_text(json.dumps(d, indent=1) + '\n', encoding='utf-8'))
 
-def save_weights(model, path, classes=()):
-    """A Vision Transformer as a checkpoint that says what it is and what its classes are called;
-    the weights alone of anything else."""
+def save_weights(model, path, classes=(), scale='half'):
+    """A Vision Transformer as a checkpoint that says what it is, what its classes are called and
+    how its images are scaled (a name in `SCALES`); the weights alone of anything else."""
     if isinstance(model, VisionTransformer):
-        about = dict(classes=json.dumps(list(classes))) if classes else None
-        save_checkpoint(model, path, about)
+        about = dict(classes=json.dumps(list(classes))) if classes else {}
+        save_checkpoint(model, path, about | dict(scale=scale))
     else: save_model(model, str(path))
 
 def load_weights(model, path):
@@ -73,6 +73,8 @@ class RunResult:
     # FLOP/s of a large matrix product, on one device, measured at the start
     matmul_flops: float = None
     peak_memory: int = None   # bytes: allocated on the device, or resident on a CPU
+    # [truth, answer, test images] of the pairs of classes that are mixed up most
+    most_confused: list = None
 
 class Interrupted(Exception):
     "A run was asked to stop; its state is saved."
@@ -145,12 +147,12 @@ class RunFolder:
                 self.fell_back = True
                 if warn: print(f"{path} is damaged ({type(e).__name__}), {then}", file=sys.stderr)
 
-    def save_best(self, model, weights:dict, classes=()):
+    def save_best(self, model, weights:dict, classes=(), scale='half'):
         "Write `best.safetensors`: the model with these weights; it keeps its own."
         now = {k: v.detach().clone() for k, v in model.state_dict().items()}
         model.load_state_dict(weights)
         best = self.path/'best.safetensors'
-        try: write_atomic(best, lambda p: save_weights(model, p, classes))
+        try: write_atomic(best, lambda p: save_weights(model, p, classes, scale))
         finally: model.load_state_dict(now)
 
 # %% ../../nbs/tools/run_folder.ipynb #fcabaeed
@@ -231,7 +233,7 @@ def training_state(learn, cfg:FinetuneConfig)->dict:
     half, monitor = learn.autocast_mixed_precision, learn.throughput_monitor
     return dict(num_steps=cfg.num_steps, model=unwrap_ddp(learn.model).state_dict(),
                 opt=learn.opt.opt.state_dict(), scaler=half.scaler.state_dict(),
-                skipped=half.skipped, made=learn.step_schedule.made, step=learn.dls.train.step,
+                skipped=half.skipped, made=learn.step_param_scheduler.made, step=learn.dls.train.step,
                 rngs=current_group().all_gather(random),
                 meter={k: getattr(monitor, k) for k in ('steps', 'seconds', 'waiting')})
 
@@ -263,7 +265,7 @@ def restore_state(learn, cfg:FinetuneConfig, state:dict):
     if learn.opt is None: learn.create_opt()
     learn.opt.opt.load_state_dict(state['opt'])
     half.scaler.load_state_dict(state['scaler'])
-    half.skipped, learn.step_schedule.made = state['skipped'], state['made']
+    half.skipped, learn.step_param_scheduler.made = state['skipped'], state['made']
     learn.dls.train.step = state['step']
     for k, v in state['meter'].items(): setattr(learn.throughput_monitor, k, v)
     before = state['rngs']
@@ -366,8 +368,8 @@ class RunFolderCallback(Callback):
         "Write the best weights, then the whole state."
         start, first = time.perf_counter(), self.group.rank == 0
         if first and self.kept:
-            model, classes = unwrap_ddp(self.model), getattr(self.dls, 'classes', ())
-            self.folder.save_best(model, self.kept, classes)
+            scale = getattr(self.dls, 'scale', 'half')
+            self.folder.save_best(unwrap_ddp(self.model), self.kept, list(self.dls.vocab), scale)
             self.kept = None
         self.seconds = time.perf_counter() - self.started
         loss_sum, loss_count = self.group.all_reduce(self.loss_sum, self.loss_count)
