@@ -18,7 +18,8 @@ from .tools.capture import Captured, capture_attention, evaluating
 from .tools.head_grid import show_heads, to_grid
 from .tools.hub import SCALES
 from .vit import unwrap_model
-_all_ = ['SCALES', 'Captured', 'capture_attention', 'evaluating', 'show_heads', 'to_grid']
+_all_ = ['SCALES', 'Captured', 'capture_attention', 'evaluating', 'show_heads',
+         'to_grid']
 
 # %% ../nbs/09_attention_maps.ipynb #03730163
 def strips(

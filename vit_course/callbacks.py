@@ -35,8 +35,8 @@ class MicroBatchGradientAccumulation(GradientAccumulation):
 
 # %% ../nbs/07b_under_the_hood.ipynb #a71d4cdf
 class AutocastMixedPrecision(MixedPrecision):
-    """fastai's `MixedPrecision` on any device, with a fixed loss scale if that is wished,
-    and one scaler for all calls of `fit`, which counts the steps that it skips."""
+    """fastai's `MixedPrecision` on any device, with a fixed loss scale if that is
+    wished, and one scaler for all calls of `fit`; it counts the steps that it skips."""
     def __init__(self,
         dtype:torch.dtype=None, # torch.float16, torch.bfloat16, or None for float32
         loss_scale:float=0,     # fixed scale for float16; 0: dynamic
@@ -69,9 +69,7 @@ class AutocastMixedPrecision(MixedPrecision):
             self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
             raise CancelStepException()
         self.in_a_row = 0
-    @property
-    def param_groups(self): return self.opt.opt.param_groups   # the scaler takes us for
-    def step(self): self.finite = True                         # the optimizer
+    def step(self): self.finite = True   # the scaler takes us for the optimizer
 
 # %% ../nbs/07b_under_the_hood.ipynb #86e6f9c7
 class StepParamScheduler(ParamScheduler):
@@ -96,7 +94,7 @@ class StepParamScheduler(ParamScheduler):
 
 # %% ../nbs/07b_under_the_hood.ipynb #0b7b0002
 class RestoreAfterLRFind(Callback):
-    "After `lr_find`, all that counts steps is as before: the loader, the scaler, others."
+    "After `lr_find`, all that counts steps is as before: loader, scaler, callbacks."
     order = -20
     counts = ('step', 'steps', 'seconds', 'waiting', 'skipped', 'in_a_row')
     def before_fit(self):
@@ -113,8 +111,8 @@ class RestoreAfterLRFind(Callback):
 
 # %% ../nbs/07b_under_the_hood.ipynb #248014c1
 class DeviceAvgMetric(AvgMetric):
-    """fastai's `AvgMetric`, of `func(pred, y)` or else of the loss, summed on the device,
-    over all processes, and read once."""
+    """fastai's `AvgMetric`, of `func(pred, y)` or else of the loss, summed on the
+    device, over all processes, and read once."""
     def __init__(self, func=None): self.func = func
     @property
     def name(self): return self.func.__name__ if self.func else 'loss'

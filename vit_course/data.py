@@ -9,7 +9,6 @@ __all__ = ['split_indices', 'ImageSet', 'load_digits', 'resize_matrix', 'crop_re
 
 # %% ../nbs/06_data.ipynb #3fdc6f1d
 import math
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, torch
@@ -17,10 +16,9 @@ from fastcore.meta import delegates
 from torch import Tensor
 from .patches import pair
 from .tools.image_files import (DATASETS, VALID_AT_MOST, DataError,
-                                          Dataset, fetch_cifar, read_folder,
-                                          read_images)
-from .tools.loaders import TensorDL, TrainValidTest
-from .tools.transfer import keep_on_device, to_device
+                                          Dataset, fetch_cifar, read_folder)
+from .tools.loaders import TensorDL, TensorItems, TrainValidTest
+from .tools.transfer import to_device
 _all_ = ['DATASETS', 'DataError']
 
 # %% ../nbs/06_data.ipynb #8bc9643b
@@ -42,13 +40,12 @@ def split_indices(labels:Tensor,   # class of each image, int64 (n,)
 
 # %% ../nbs/06_data.ipynb #9b7f4e61
 @dataclass
-class ImageSet:
+class ImageSet(TensorItems):
     "Images of one size in memory, with their classes where these are known."
     images: Tensor         # uint8 (n,3,H,W), RGB
     labels: Tensor = None  # int64 (n,)
     aspect: Tensor = None  # float32 (n,): width / height before they came to one size
     files: list = None     # n paths, where they come from files
-    split_idx = None       # fastai's: 0 asks for images as in training
 
     def __post_init__(self):
         if self.aspect is None:
@@ -56,26 +53,12 @@ class ImageSet:
             self.aspect = torch.full((len(self.images),), W / H)
         if self.files is not None: self.files = np.array(self.files, dtype=object)
     def __len__(self): return len(self.images)
-    def _parts(self): return self.images, self.labels, self.aspect, self.files
     def __getitem__(self, i):
-        return ImageSet(*(None if part is None else part[i] for part in self._parts()))
+        parts = self.images, self.labels, self.aspect, self.files
+        return ImageSet(*(None if part is None else part[i] for part in parts))
     def to(self, device):
         labels = None if self.labels is None else self.labels.to(device)
         return ImageSet(self.images.to(device), labels, self.aspect, self.files)
-    def new_empty(self): return self[:0]
-    @contextmanager
-    def set_split_idx(self, i):
-        before, self.split_idx = self.split_idx, i
-        try: yield self
-        finally: self.split_idx = before
-    def from_items(self, items, size):
-        "Files, PIL images or arrays, at a size (height, width); or pieces of such sets."
-        if not isinstance(items[0], ImageSet):
-            images, aspect, good, bad = read_images(items, size)
-            if bad: raise DataError(bad[0])
-            return ImageSet(images, None, aspect)
-        parts = zip(*(s._parts()[:3] for s in items))
-        return ImageSet(*(None if p[0] is None else torch.cat(p) for p in parts))
 
 
 # %% ../nbs/06_data.ipynb #35824a0c
@@ -163,18 +146,6 @@ class Batches(TensorDL):
         self.min_area, self.flip = min_area, flip
         self.set_scaling(mean, std)
         self.to(device or dataset.images.device)
-    def set_scaling(self, mean, std):
-        self.mean, self.std = (torch.as_tensor(v).float().cpu().reshape(1, -1, 1, 1)
-                               for v in (mean, std))
-    def to(self, device):
-        "Make batches there; the images move there, too, if they may (`why` says)."
-        self.device = torch.empty(0, device=device).device   # cuda: cuda:0, or another
-        stay, self.why = keep_on_device(self.dataset.images.nbytes, self.device)
-        split, self.dataset = self.dataset.split_idx, self.dataset.to(
-            self.device if stay else 'cpu')
-        self.dataset.split_idx = split
-        return self
-
     def _starts(self): # of our batches: whole batches in turn
         (rank, n), end = self.shard, len(self.dataset)
         if self.drop_last: end -= self.bs - 1
@@ -186,7 +157,6 @@ class Batches(TensorDL):
         for i in self._starts():
             idx = order[i:i + self.bs]
             yield self.finish(self.prepare(idx, *augment(idx)))
-    def one_batch(self): return next(iter(self))
 
     def augment(self, idx, generator=None):
         "Random boxes and flips for images `idx`; None where there are none."
@@ -210,10 +180,6 @@ class Batches(TensorDL):
             if flip is not None: flip = to_device(flip, self.device)
             x = crop_resize(x, boxes, self.size, flip)
         return (x.float() / 255 - mean) / std, *y
-    def to_image(self, x):
-        "Undo the scaling exactly: float (B,3,h,w) -> uint8 (B,h,w,3)."
-        x = x.detach().float().cpu() * self.std + self.mean
-        return (x * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
 
 
 # %% ../nbs/06_data.ipynb #51cf6b88

@@ -33,7 +33,8 @@ def make_optimizer(model:nn.Module,      # whose parameters to train
     tokens = {id(p) for n, p in model.named_parameters() if n in _TOKENS}
     decay = [p for p in params if p.ndim >= 2 and id(p) not in tokens]
     rest = [p for p in params if p.ndim < 2 or id(p) in tokens]
-    groups = [dict(params=decay, weight_decay=weight_decay), dict(params=rest, weight_decay=0., decays=False)]
+    groups = [dict(params=decay, weight_decay=weight_decay),
+              dict(params=rest, weight_decay=0., decays=False)]
     if name == 'sgd': return torch.optim.SGD(groups, lr=lr, momentum=0.9, fused=True)
     if name == 'adamw': return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), fused=True)
     if name != 'muon': raise ValueError(f"unknown optimizer {name!r}: choose sgd, adamw or muon")
@@ -46,7 +47,7 @@ def make_optimizer(model:nn.Module,      # whose parameters to train
 
 # %% ../../nbs/tools/optimizers.ipynb #0b7a0002
 class OneGroupOptimWrapper(OptimWrapper):
-    """fastai's `OptimWrapper`, and all groups of the optimizer are one: `freeze`, `lr` and the other
+    """fastai's `OptimWrapper`, and all groups of the optimizer are one: `freeze`, `lr` and other
     hyper-parameters mean them all; what does not decay goes on without decay."""
     @property
     def param_lists(self): return [[p for g in self.opt.param_groups for p in g['params']]]

@@ -233,7 +233,8 @@ def training_state(learn, cfg:FinetuneConfig)->dict:
     half, monitor = learn.autocast_mixed_precision, learn.throughput_monitor
     return dict(num_steps=cfg.num_steps, model=unwrap_ddp(learn.model).state_dict(),
                 opt=learn.opt.opt.state_dict(), scaler=half.scaler.state_dict(),
-                skipped=half.skipped, made=learn.step_param_scheduler.made, step=learn.dls.train.step,
+                skipped=half.skipped, made=learn.step_param_scheduler.made,
+                step=learn.dls.train.step,
                 rngs=current_group().all_gather(random),
                 meter={k: getattr(monitor, k) for k in ('steps', 'seconds', 'waiting')})
 
