@@ -218,8 +218,9 @@ def test_scale(attention, flag, scale):
 
 def test_scale_of_published_checkpoints(checkpoint):
     from types import SimpleNamespace as N
-    from vit_course.tools import attention_files as A
-    from vit_course.checkpoints import CHECKPOINTS
+    from vit_course.tools.hub import CHECKPOINTS, scale_of
     for name, c in CHECKPOINTS.items():
-        for path in (c.file, f'elsewhere/{c.file}'): assert A._scale_of(path, N(path=__import__('pathlib').Path(path), format='timm')) == c.scale
-    assert A._scale_of('x.pth', N(path=checkpoint, format='dinov2')) == 'imagenet' and A._scale_of('x.pth', N(path=checkpoint, format='timm')) == 'half'
+        for path in (c.file, f'elsewhere/{c.file}'): assert scale_of(path, N(path=__import__('pathlib').Path(path), format='timm', metadata={})) == c.scale
+    of = lambda **kw: scale_of('x.pth', N(path=checkpoint, **kw))
+    assert of(format='dinov2', metadata={}) == 'imagenet' and of(format='timm', metadata={}) == 'half'
+    assert of(format='vit_course', metadata=dict(scale='imagenet')) == 'imagenet' and of(format='vit_course', metadata=dict(scale='odd')) == 'half'

@@ -307,9 +307,9 @@ def read_folder(
     size:tuple[int,int], # pixels (height, width) that the model sees
     split_indices        # (labels, share, at most) -> indices to keep and to hold out
 )->tuple[dict,list[str],list[str],list[str]]: # sets, names of the classes, skipped, notes
-    """Three sets out of any folder of images, {'train', 'valid' and 'test': (images, labels, aspect,
-    files)}, a line for each file that cannot be read, and one for each thing that was guessed.
-    DataError when there is nothing to train on."""
+    """Three sets out of any folder of images, {'train', 'valid' and 'test': (images, labels,
+    aspect, files)}, a line for each file that cannot be read, and one for each thing that was
+    guessed. DataError when there is nothing to train on."""
     classes, lists, notes = find_images(data_dir)
     files, labels = lists['train']
     for name, share, at_most in (('test', 0.2, None), ('valid', 0.1, VALID_AT_MOST)):
