@@ -291,7 +291,7 @@ def _attention_parser():
     flag('source', metavar='RUN_OR_CHECKPOINT',
          help='a run folder, a checkpoint file, or the name of a fetched one '
                         '(`vit_weights list`)')
-    flag('images', nargs='+', metavar='IMAGE', help='image files')
+    flag('images', nargs='+', metavar='IMAGE', help='image files, or a folder of them')
     flag('--method', choices=('raw', 'rollout', 'relevance'), default='raw',
          help='the map to lay over the image (default raw)')
     flag('--layer', type=int, metavar='N',
@@ -302,8 +302,8 @@ def _attention_parser():
          help='whose row: the class token, the mean of all patches, or a patch (default '
                         'what the head reads)')
     flag('--target', metavar='CLASS',
-         help='the class for --method relevance, a number or, where the checkpoint has '
-                        'names, its name (default the predicted one)')
+         help='the class for --method relevance, by its name or number (default the '
+                        'predicted one)')
     flag('--img_size', type=_image_size, metavar='PIXELS',
          help="a side or HxW (default the checkpoint's own)")
     flag('--scale', choices=('auto', 'half', 'imagenet'), default='auto',
