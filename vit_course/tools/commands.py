@@ -235,18 +235,22 @@ def _weights_parser():
     def command(name, help):
         return commands.add_parser(name, help=help, description=help).add_argument
     heads = dict(type=int, help='of the attention, where the file does not say')
+    part = dict(metavar='NAME', help='what the names of the tensors begin with, where a file has '
+                                     'two models, such as model_ema')
     command('list', 'what can be fetched, and what is here')
     flag = command('fetch', 'download published checkpoints into the cache folder')
     flag('name', nargs='+', help='as `vit_weights list` prints it')
     flag = command('verify', 'check files: size, checksums, shapes, finite numbers')
     flag('source', nargs='+', help='a file, a run folder or a name')
     flag('--heads', **heads)
+    flag('--part', **part)
     flag = command('convert', 'write a checkpoint in another format, or for another image size')
     flag('source', help='a file, a run folder or a name')
     flag('target', help='a new file that ends with .safetensors or .npz')
     flag('--format', choices=_FORMATS, default='auto',
          help='of the source (auto: see for yourself)')
     flag('--heads', **heads)
+    flag('--part', **part)
     flag('--img_size', type=int, nargs='+',
          help='pixels of the new model: a side, or height and width')
     flag('--resize', choices=_RESIZES, default='auto',
