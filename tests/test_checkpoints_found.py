@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import VisionTransformer as TorchvisionViT
 from vit_course.checkpoints import CheckpointError, inspect_checkpoint, load_checkpoint, save_checkpoint
-from vit_course.tools.commands import vit_weights
+from vit_course.tools.commands import vit_train, vit_weights
 from vit_course.vit import VisionTransformer, create_vit
 
 timm = pytest.importorskip('timm')
@@ -224,6 +224,12 @@ def test_a_save_of_fastai(tmp_path, opt):
     assert all(torch.equal(a, b) for a, b in zip(report.model.state_dict().values(), model.state_dict().values(), strict=True))
     assert any('opt' in n or 'fastcore' in n for n in report.notes) == (opt is not None)
     assert load_checkpoint(model, tmp_path/'models'/'m.pth').loaded
+
+
+def test_training_says_what_was_taken(tmp_path, in_process):
+    torch.save(dict(model=create_vit('testing', img_size=8).state_dict(), args=argparse.Namespace()), tmp_path/'m.pth')
+    status, out, err = in_process(vit_train, '--name', 'x', '--model_type', 'testing', '--pretrained_dir', 'm.pth', '--num_steps', 2, '--device', 'cpu')
+    assert status == 0 and "note: the names begin with 'model.'" in err and 'argparse.Namespace' in err, err
 
 
 def test_our_own_files_have_nothing_to_say(tmp_path):
