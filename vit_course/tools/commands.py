@@ -164,7 +164,8 @@ _BUILD = """Make the homework from the lessons. What is for students never has a
 hidden test in it. plain: notebooks, and a package that takes the answers from them. otter: student/
 and autograder/, made by `otter assign`. nbgrader: a course folder with source/, and release/ made
 by `nbgrader generate_assignment`."""
-_GRADE = """Grade every folder in SUBMISSIONS, and leave out what is graded already. Writes
+_GRADE = """Grade every folder in SUBMISSIONS, and notebooks called <student>_<lesson>.ipynb, and
+leave out what is graded already. Writes
 grades.csv (a row a student), to_read.csv (a row for each answer that a person has to read; fill it
 in, and grade again), and for each student a folder with report.json (all details: for the
 instructor), feedback.md (for the student) and answers.md."""
@@ -179,7 +180,7 @@ def _assign_parser():
     build.add_argument('--edition', choices=('plain', 'otter', 'nbgrader'), default='plain')
     grade = commands.add_parser('grade', help='points for what was handed in', description=_GRADE)
     flag = grade.add_argument
-    flag('submissions', help='a folder with one folder for each student')
+    flag('submissions', help='a folder with a folder, or notebooks, of each student')
     flag('--seed', type=int, help='of the random tests '
          '(default: a new one, or that of the folder to go on with)')
     flag('--jobs', type=int, default=1, metavar='N',
