@@ -20,8 +20,14 @@ def cut(x, ph, pw):
     return tokens
 
 def draw(B=None, C=None, h=None, w=None, ph=None, pw=None):
-    "Random sizes where none is given, never 1, and an image without any number twice."
-    B, C, h, w, ph, pw = (o or random.randint(2, 5) for o in (B, C, h, w, ph, pw))
+    """Random sizes where none is given, from 2 to 5, and an image without any number twice. No grid
+    or patch is square and no image has three colours by chance: every draw tells the same."""
+    def other(n): return random.choice([o for o in range(2, 6) if o != n])
+    B, C = B or other(0), C or other(3)
+    h = h or other(w)
+    w = w or other(h)
+    ph = ph or other(pw)
+    pw = pw or other(ph)
     x = torch.randperm(B*C*h*ph*w*pw).reshape(B, C, h*ph, w*pw)
     return x, ph, pw, (h, w)
 

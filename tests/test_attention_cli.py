@@ -155,6 +155,39 @@ def test_strange_names(attention, tmp_path, name):
     assert results()['images'][0]['image'] == str(tmp_path/name)
 
 
+@pytest.mark.parametrize('given', [['pics'], ['pics/*.png'], ['pics/a.png', 'pics/?.png'], ['*cs/[ab].png']])
+def test_folders_and_patterns(attention, tmp_path, given):
+    (tmp_path/'pics').mkdir()
+    for name in 'ab': colourful().save(f'pics/{name}.png')
+    (tmp_path/'pics'/'notes.txt').touch()
+    status, out, err = attention(*given)
+    assert status == 0 and not err and ('1 .txt' in out) == (given == ['pics'])
+    assert {i['image'] for i in results()['images']} == {'pics/a.png', 'pics/b.png'} and f'{2*len(results()["images"])} images' in out
+
+
+ODD = sorted(map(str, [*range(1, 9), 10, 11]))      # folders, sorted as text: 1 10 11 2 3 …
+
+
+@pytest.mark.parametrize('names,target,want', [
+    (sorted(map(str, range(10))), '2', 'class 2'), (ODD, '2', '2 (index 3)'), (ODD, '10', '10 (index 1)'),
+    ([f'{i:02}' for i in range(10)], '07', '07 (index 7)'), ([*'abcdefghi', '0'], '0', '0 (index 9)'), ([*'abcdefghi', '0'], '1', 'b (index 1)'), (list('abcdefghij'), 'b', 'b (index 1)')])
+def test_classes_whose_names_are_numbers(attention, names, target, want):
+    "Folders 1 to 12, as in many data sets of digits, characters and grades."
+    colourful().save('a.png')
+    save_checkpoint(create_vit('testing'), 'm.safetensors', dict(classes=json.dumps(names)))
+    status, out, err = attention('a.png', '--method', 'relevance', '--target', target, source='m.safetensors')
+    assert status == 0 and f'relevance map of {want}' in out and results()['target'] == names.index(target if target in names else 'b'), err
+
+
+@pytest.mark.parametrize('target', ['0', '12', '-1', '2.'])
+def test_a_number_that_is_no_name(attention, target):
+    colourful().save('a.png')
+    save_checkpoint(create_vit('testing'), 'm.safetensors', dict(classes=json.dumps(ODD)))
+    status, out, err = attention('a.png', '--method', 'relevance', f'--target={target}', source='m.safetensors')
+    assert status == 2 and f'--target {target}: one of 1, 10, 11, 2' in err
+    is_one_line(err)
+
+
 MISTAKES = [(['--layer', '2'], 'from 0 to 1'), (['--layer', '-3'], 'from 0 to 1'), (['--head', '2'], 'from 0 to 1'), (['--head', '-1'], 'from 0 to 1'), (['--layer', 'x'], '--layer'),
             (['--method', 'flow'], '--method'), (['--method', 'rollout', '--layer', '0'], 'goes with --method raw'), (['--method', 'relevance', '--head', '0'], 'goes with --method raw'),
             (['--target', '1'], 'goes with --method relevance'), (['--method', 'relevance', '--target', '10'], '0 to 9'), (['--query', '2,0'], '2 rows and 2 columns'),

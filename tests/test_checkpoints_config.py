@@ -59,7 +59,7 @@ def refused(reason, source, **said):
 class Headers(CheckpointFile):
     "A file that has no numbers: names and shapes alone."
     def __init__(self, name, shapes): # {name: shape}
-        self.path, self.metadata, self.said = Path('nowhere')/name, {}, {}
+        self.path, self.metadata, self.said, self.notes = Path('nowhere')/name, {}, {}, []
         self.arrays = {name: (tuple(shape), torch.float32) for name, shape in shapes.items()}
     def config(self, **said): # (config, what was assumed)
         recognise(self)

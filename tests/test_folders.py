@@ -1,11 +1,13 @@
 "Folders of images as people have them: which layout is taken for what, and what is said."
-import os, zlib
+import io, os, shutil, zlib
 
 import pytest, torch
 from PIL import Image
 
 from vit_course.data import DataError, get_dls, load_folder, load_splits, make_dls
+from vit_course.tools import image_files
 from vit_course.tools.commands import vit_train
+from vit_course.tools.image_files import image_paths, open_image
 
 
 def tree(root, **counts):
@@ -14,7 +16,8 @@ def tree(root, **counts):
         folder = root/name
         folder.mkdir(parents=True, exist_ok=True)
         for i in range(n):
-            colour = (zlib.crc32(os.fsencode(folder.name)) % 256, len(name), i)
+            crc = zlib.crc32(os.fsencode(name))
+            colour = (crc % 256, crc // 256 % 256, i)
             Image.new('RGB', (6, 6), colour).save(folder/f'{len(name)}_{i}.png')
     return root
 
@@ -225,6 +228,112 @@ def test_images_beside_the_class_folders(tmp_path):
     assert '1 images outside' in s.notes[0] and '2 images outside' in s.notes[1]
 
 
+# ------------------------------------------------------------------ files that are not read
+
+HEIC = b'\0\0\0\x18ftypheic\0\0\0\0mif1heic'          # how a photograph of a phone begins
+
+
+def write(root, data=b'x', **counts):
+    "Write files of one ending, as cat_heic=3: 3 files cat/0.heic and so on."
+    for name, n in counts.items():
+        folder, _, ending = name.rpartition('_')
+        (root/folder).mkdir(parents=True, exist_ok=True)
+        for i in range(n): (root/folder/f'{i}.{ending}').write_bytes(data)
+
+
+@pytest.fixture
+def without_heif(monkeypatch):
+    "As where pillow-heif is not installed."
+    monkeypatch.setattr(image_files, 'FORMATS', [f for f in image_files.FORMATS if f != 'HEIF'])
+    monkeypatch.setattr(image_files, 'SUFFIXES', image_files.SUFFIXES - {'.heic', '.heif', '.hif'})
+
+
+@pytest.mark.parametrize('ending', ['heic', 'HEIC', 'heif', 'hif'])
+def test_photographs_of_phones(tmp_path, without_heif, ending):
+    "4 JPEG files beside 20 of the phone's own format."
+    root = tree(tmp_path, **{'train/cat': 4, 'train/dog': 4})
+    write(root/'train', HEIC, **{f'cat_{ending}': 20, f'dog_{ending}': 20})
+    s = load(root)
+    assert sum(sizes(s)) == 8 and len(s.notes) == 1
+    assert f'40 .{ending.lower()}' in s.notes[0] and "pip install 'vit_course[heif]'" in s.notes[0]
+    for c in ('cat', 'dog'):
+        for f in (root/'train'/c).glob('*.png'): f.unlink()
+    assert f'40 .{ending.lower()}' in refused(root) and 'vit_course[heif]' in refused(root)
+
+
+@pytest.mark.parametrize('name', ['x.heic', 'x.HEIC', 'x.jpg', 'x'])
+@pytest.mark.parametrize('brand', [b'heic', b'heix', b'mif1'])
+def test_one_such_photograph_under_any_name(tmp_path, without_heif, name, brand):
+    (tmp_path/name).write_bytes(HEIC.replace(b'ftypheic', b'ftyp' + brand))
+    for given in (tmp_path/name, io.BytesIO((tmp_path/name).read_bytes())):
+        with pytest.raises(DataError, match='vit_course.heif'): open_image(given)
+    (tmp_path/name).write_bytes(HEIC.replace(b'heic', b'isom'))      # a film
+    with pytest.raises(DataError, match='not an image that can be read'): open_image(tmp_path/name)
+
+
+def test_such_photographs_are_read(tmp_path):
+    pytest.importorskip('pillow_heif')
+    root = tree(tmp_path, cat=5, dog=5)
+    for f in list(root.rglob('*.png')):
+        Image.open(f).resize((64, 64)).save(f.with_suffix('.HEIC'))
+        f.unlink()
+    s = load(root)
+    assert sum(sizes(s)) == 10 and not any('not read' in n for n in s.notes) and s.skipped == []
+
+
+def test_other_files_are_counted(tmp_path):
+    "Annotations beside images (YOLO, VOC), arrays, and the system's own files, which do not count."
+    root = tree(tmp_path, **split())
+    write(root, **{'train/cat_txt': 7, 'train/dog/more_xml': 2, 'train/dog_npy': 1, 'test/cat_json': 1})
+    for name in ('.DS_Store', 'Thumbs.db', 'desktop.ini'): (root/'train'/'cat'/name).touch()
+    (root/'train'/'cat'/'IMG_0001').touch()
+    s = load(root)
+    test, train = s.notes
+    assert sizes(s) == (18, 2, 6) and 'test, not read: 1 .json' in test
+    assert '7 .txt (cat/0.txt)' in train and '2 .xml' in train and '1 .npy' in train
+    assert '1 without an ending (cat/IMG_0001)' in train and 'humbs' not in train and 'ini' not in train
+
+
+def test_a_class_of_nothing_but_labels(tmp_path):
+    "YOLO's train/images/ and train/labels/."
+    root = tree(tmp_path, **{'train/images': 5})
+    write(root, **{'train/labels_txt': 5})
+    assert 'labels, but 5 .txt' in refused(root)
+
+
+@pytest.mark.parametrize('ending', ['jfif', 'JPE', 'pnm', 'apng'])
+def test_rarer_endings(tmp_path, ending):
+    root = tree(tmp_path, cat=5, dog=5)
+    for f in list(root.rglob('*.png')): f.rename(f.with_suffix(f'.{ending}'))
+    assert sum(sizes(load(root))) == 10
+
+
+# ------------------------------------------------------------------- the same image twice
+
+@pytest.mark.parametrize('a,b,words', [
+    ('train/cat/9_0.png', 'test/cat/copy.png', 'two sets'), ('train/dog/9_0.png', 'valid/dog/copy.PNG', 'two sets'),
+    ('train/cat/9_0.png', 'train/dog/copy.png', 'two classes'), ('train/cat/9_0.png', 'train/cat/copy.png', '')])
+def test_the_same_file_twice(tmp_path, a, b, words):
+    root = tree(tmp_path, **split(valid='valid'))
+    shutil.copy(root/a, root/b)
+    notes = load(root).notes
+    assert len(notes) == bool(words)
+    if words: assert f'1 images are in {words}' in notes[0] and str(root/a) in notes[0] and str(root/b) in notes[0]
+
+
+def test_a_copy_is_held_out(tmp_path):
+    "Image and copy in one class (cat/x.jpg, cat/x (1).jpg): the split between them is ours."
+    root = tree(tmp_path, cat=10, dog=10)
+    for f in list(root.rglob('*.png')): shutil.copy(f, f.with_name(f'{f.stem} (1).png'))
+    assert 'are in two sets' in load(root).notes[0]
+
+
+def test_two_wrongs_are_two_notes(tmp_path):
+    root = tree(tmp_path, **split())
+    shutil.copy(root/'train'/'cat'/'9_0.png', root/'test'/'dog'/'copy.png')
+    assert ['two sets' in n for n in load(root).notes] == [True, False]
+
+
 # ------------------------------------------------------------------------------- links
 
 @pytest.mark.skipif(os.name == 'nt', reason='links need rights there')
@@ -249,6 +358,22 @@ def test_links(tmp_path):
 def test_notes_are_printable(tmp_path):
     s = load(tree(tmp_path, **split(), **{'red\x1b[31m\nline': 1}))
     assert len(s.notes) == 1 and s.notes[0].isprintable()
+
+
+# ---------------------------------------------------------------- images on a command line
+
+def test_files_folders_and_patterns(tmp_path):
+    root = tree(tmp_path, pics=3, other=2)
+    write(root, **{'pics_txt': 2, 'empty_txt': 1})
+    (root/'pics'/'.hidden.png').touch()
+    (root/'pics'/'a[1].png').write_bytes((root/'pics'/'4_0.png').read_bytes())
+    for given, names in ((['pics'], ['4_0', '4_1', '4_2', 'a[1]']), (['pics/*_[01].png', 'nowhere.png'], ['4_0', '4_1', 'nowhere']),
+                         (['*/*'], ['5_0', '5_1', '4_0', '4_1', '4_2', 'a[1]']), (['pics/a[1].png'], ['a[1]'])):
+        found, notes = image_paths([root/g for g in given])
+        assert [f.stem for f in found] == names and len(notes) == (given == ['pics'])
+    assert '2 .txt' in image_paths([root/'pics'])[1][0]
+    for given, words in (('empty', 'no images in it, but 1 .txt'), ('pics/*.gif', 'matches no images')):
+        with pytest.raises(DataError, match=words): image_paths([root/given])
 
 
 # ------------------------------------------------------------------------ in a command

@@ -1,9 +1,10 @@
 "`vit_report`: from run folders to a PDF, what it says when something is missing, and answers that would rather be programs."
-import base64, io, json, os, random, re, runpy, shutil, sys
+import base64, io, json, os, random, re, runpy, shutil, sys, time
 
 import nbformat, pypdf, pytest
 from conftest import ROOT
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
+from PIL import Image
 from vit_course import report as R
 from vit_course.tools.commands import vit_train
 from vit_course.report import model_table
@@ -69,7 +70,6 @@ def call(capsys, *args):
 def test_student(home, command, capsys):
     """Two commands: the first leaves a notebook, the second, with answers and images, a report in which
     one answer is missing."""
-    from PIL import Image
     with pytest.MonkeyPatch.context() as m:
         m.setattr(R, 'execute', lambda nb, folder, **kw: nb)       # without its code, to be quick
         assert vit_report(['--lastname', 'Ada', '--strict']) == 1
@@ -298,7 +298,7 @@ def test_evil_text_is_text(tmp_path):
     for shown in ('#read("/etc/passwd")', '<script>alert(1)</script>', '#import "@preview/cetz:0.1.0": *', '#{1+1}', '#sys.version', '<div typst:fill="read(1)">x</div>', '\\input{/etc/passwd}',
                   '<!-- open', '@cite', '<label>', '{{< include /etc/passwd >}}'):
         assert close(re.sub('["-]', '', shown)) in close(re.sub('["“”–]', '', text)), shown
-    assert len(problems) == 4 and source.count('#image') == source.count('image(') == 0
+    assert len(problems) == 5 and source.count('#image') == source.count('image(') == 0
     bare = re.sub(r'`[^`]*`|"(\\.|[^"\\])*"|\\.', '', source)           # without code, strings and escapes, no call is left but pandoc's own
     calls = set(re.findall(r'#(?!\s)(\w+)', bare[bare.index('#v(0.6em)'):]))
     assert calls <= {'v', 'unfinished', 'emph', 'strong', 'figure', 'table', 'footnote', 'link', 'raw', 'quote', 'horizontalrule', 'strike', 'heading', 'smartquote', 'h', 'box', 'block', 'align'}, calls
@@ -330,10 +330,44 @@ def test_random_formulas(tmp_path):
 # --- images in answers
 
 def png(size=(3, 2), color='red'):
-    from PIL import Image
     out = io.BytesIO(); Image.new('RGB', size, color).save(out, 'png')
     return out.getvalue()
 
+PNG = base64.b64encode(png((9, 9))).decode()
+HTML = ['<img src="plot.png" width=200>', '<IMG SRC=plot.png>', "<img alt='a [b] $c$ *d*' src='plot.png'/>", '<p align="center">\n  <img src="plot.png">\n</p>', '<img\n  width="50%"\n  src="plot.png"\n>',
+        '<figure><img src="plot.png" title="a > b"></figure>', '- a point\n\n  <img src="plot.png">', '<center><a href="x"><img src="plot.png"></a></center>', 'words <img src="a%20b.png"> words', '<img src="a b.png">',
+        '<img src="attachment:plot.png" width="100">', f'<img src="data:image/png;base64,{PNG}">', '| a | b |\n|---|---|\n| <img src="plot.png"> | 1 |']
+
+
+@pytest.mark.parametrize('html', HTML)
+def test_images_as_html(tmp_path, html):
+    "As Jupyter users write them, to choose a width or the middle of the page; GitHub shows them, too."
+    for name in ('plot.png', 'a b.png'): Image.new('RGB', (9, 9), 'red').save(tmp_path/name)
+    cell = new_markdown_cell(html, attachments={'plot.png': {'image/png': PNG}})
+    flat, images = flatten(new_notebook(cells=[cell]))
+    blocks, shown, problems = scrub(blocks_of(flat), images, tmp_path)
+    source = typst_source(blocks)
+    assert len(shown) == 1 and not problems and 'image(' in source and 'img' not in source.lower().replace('image', '')
+    assert typeset(source, shown, 'Ada', DAY)[:5] == b'%PDF-'
+
+
+@pytest.mark.parametrize('text', ['`<img src="plot.png">`', '```html\n<img src="plot.png">\n```', '~~~\n<img src="plot.png">', '``a ` <img src="plot.png">``', '<img>', '<img width=3>', '<imgsrc="plot.png">', '<img src="plot.png"', '<img src="a<b.png">'])
+def test_what_is_no_image(tmp_path, text):
+    Image.new('RGB', (9, 9), 'red').save(tmp_path/'plot.png')
+    flat, images = flatten(new_notebook(cells=[new_markdown_cell(text)]))
+    blocks, shown, problems = scrub(blocks_of(flat), images, tmp_path)
+    assert not shown and not problems and 'img' in stringify(blocks)
+
+
+def test_an_image_as_html_that_is_not_there(tmp_path):
+    flat, images = flatten(new_notebook(cells=[new_markdown_cell('<img src="gone.png"> <img src="https://example.org/a.png">')]))
+    assert [p.split(':')[0] for p in scrub(blocks_of(flat), images, tmp_path)[2]] == ['image gone.png', 'image https']
+
+
+def test_much_html_takes_no_time():
+    start = time.monotonic()
+    for text in ('<p>'*30_000 + '<img', '<img "'*15_000, '`'*3 + '` '*30_000 + '<img', '<img src="a' + 'b="'*20_000): flatten(new_notebook(cells=[new_markdown_cell(text)]))
+    assert time.monotonic() - start < 20
 
 def test_images_of_the_student(tmp_path):
     (tmp_path/'my plots').mkdir(); (tmp_path/'my plots'/'a b.png').write_bytes(png((3000, 20)))
@@ -345,7 +379,6 @@ def test_images_of_the_student(tmp_path):
     source = typst_source(blocks)
     assert not problems and len(shown) == 4 and source.count('#figure(image(') == 4 and 'From code' in source and 'A caption' in source
     assert typeset(source, shown, 'Ada', DAY)[:4] == b'%PDF'
-    from PIL import Image
     assert max(max(Image.open(io.BytesIO(v)).size) for v in shown.values()) == 1600
 
 

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from .editions import AssignmentError, nbgrader_source, otter_source, pieces
 from .editions import plain_edition, student_package
-from .grading import read_course, write_grades
+from .grading import find_submissions, read_course, write_grades
 from .sandbox import Limits, sandbox_problem
 
 # %% ../../nbs/teach/13_assignments.ipynb #f7759c45
@@ -117,6 +117,8 @@ def _grade(a): # the options of `vit_assign`
                               "--no_sandbox on a machine with nothing to lose")
     if a.jobs < 1: raise AssignmentError(f"--jobs must be at least 1, got {a.jobs}")
     how = dict(sandbox=not a.no_sandbox, limits=limits, hide=[a.tests, a.lessons, a.submissions])
+    left = find_submissions(a.submissions, course, a.out)[2]
+    if left: print(f"left out of {a.submissions}: {', '.join(left)[:400]}", file=sys.stderr)
     for r in write_grades(a.submissions, a.out, course, a.seed, a.manual, a.jobs, **how):
         points = f"{r['points']:6.2f} points, {r['open']:g} open"
         line = f"{r['student']:24} {points}  {'; '.join(r['notes'])}"

@@ -380,10 +380,11 @@ def student_package(lessons): # {name: (cells, exercises)}
 
 # %% ../../nbs/teach/editions.ipynb #ec6cceba
 def _standalone(test): # HiddenTest
-    "A test as one function of a namespace (dict): for graders that run it beside a student's code."
+    """A test as one function of a namespace (dict): for graders that run it beside a student's
+    code. Its name is its own: otter takes the tests of a question from one namespace."""
     call = f"{test.exercise}__{test.name}(types.SimpleNamespace(**env))"
     body = f"{test.common}\n\n{test.source}\n\nimport types\n{call}"
-    return 'def hidden_test(env):\n' + textwrap.indent(body, '    ')
+    return f'def hidden_test_{test.name}(env):\n' + textwrap.indent(body, '    ')
 
 def _same_answer(parts, i, j):
     "Are pieces `i` and `j` cells of the same answer?"
@@ -428,7 +429,7 @@ def otter_source(lesson, parts, tests): # name; as from `pieces`; list of Hidden
 _NBGRADER_TEST = """# {hint}
 ### BEGIN HIDDEN TESTS
 {code}
-hidden_test(globals())
+hidden_test_{name}(globals())
 ### END HIDDEN TESTS"""
 
 def nbgrader_source(lesson, parts, tests): # name; as from `pieces`; list of HiddenTest
@@ -448,7 +449,7 @@ def nbgrader_source(lesson, parts, tests): # name; as from `pieces`; list of Hid
         if e.manual or _same_answer(parts, i, i + 1): continue
         mine = [t for t in tests if t.exercise == e.id]
         for t in mine:
-            source = _NBGRADER_TEST.format(hint=t.hint, code=_standalone(t))
+            source = _NBGRADER_TEST.format(hint=t.hint, code=_standalone(t), name=t.name)
             settings = meta(f'{e.id}__{t.name}', grade=True, points=e.points/len(mine))
             out.append(_cell('code', source, f'test-{e.id}-{t.name}'[:64], nbgrader=settings))
     return _notebook(out)

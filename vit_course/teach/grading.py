@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['HiddenTest', 'load_tests', 'run_test', 'score', 'read_submission', 'cells_of', 'grade_notebook', 'Course',
-           'read_course', 'add_up', 'grade_submission', 'feedback', 'read_manual', 'write_grades']
+           'read_course', 'add_up', 'grade_submission', 'feedback', 'read_manual', 'find_submissions', 'write_grades']
 
 # %% ../../nbs/teach/grading.ipynb #d4606136
-import ast, csv, functools, hashlib, io, json, multiprocessing, os, random, secrets
+import ast, csv, functools, hashlib, io, json, multiprocessing, os, random, re, secrets, shutil
+import tempfile, time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,36 @@ def cells_of(data, name): # bytes of a notebook; what to call it in an error
     return cells
 
 # %% ../../nbs/teach/grading.ipynb #824f1ad5
+def _is_graders(source): # of a code cell
+    "Is it a cell that otter has put in? It asks for a grader and for tests that are not here."
+    lines = [l.strip() for l in source.splitlines() if l.strip() and not l.strip().startswith('#')]
+    ours = 'import otter', 'from otter', 'grader.', 'grader ='
+    return bool(lines) and all(l.startswith(ours) for l in lines)
+
+def _run_cells(sources, files, stopped, **kwargs): # {index of a cell: why it was stopped}
+    """A `Student` in which the cells have run, and their errors. When the process ends in a cell, a
+    new one runs all but that (`stopped` grows); after three of them, what stands above."""
+    while True:
+        student, errors, i = Student(**kwargs), [], None
+        end = min(stopped) if len(stopped) > 2 else len(sources)
+        left = student._limits.run
+        try:
+            if files: student._ask('write', files, seconds=60)
+            for i in range(end):
+                if i in stopped or _is_graders(sources[i]): continue
+                start = time.monotonic()
+                found = student._ask('run', [sources[i]], seconds=max(left, .01))
+                if not isinstance(found, list): raise ProcessEnded('it answered nonsense')
+                errors += [f"code cell {i + 1}: {o[1:]}" for o in found if isinstance(o, list)]
+                left -= time.monotonic() - start
+            return student, errors
+        except ProcessEnded as e:
+            student.close()
+            if i is None or len(stopped) > 2: raise
+            stopped[i] = str(e)
+
+_STOPPED = ' was stopped, and is left out: '
+
 def grade_notebook(
     sources, # of the code cells
     tests, # list of HiddenTest
@@ -97,16 +128,14 @@ def grade_notebook(
     seed=0, # of the random draws
     **kwargs # of Student: sandbox, hide, limits
 ):
-    "Run a stranger's notebook and all tests on it: [(test, error)], and errors of its cells."
-    student, deaths, why, results, errors = None, 0, '', [], []
+    """Run a stranger's notebook and all tests on it: [(test, error)], and errors of its cells, with
+    those in front in which it had to be stopped: what is defined in other cells counts."""
+    student, deaths, why, results, errors, stopped = None, 0, '', [], [], {}
     for test in tests:
         try:
             if deaths > 2: raise ProcessEnded(why)
             if student is None:
-                student = Student(**kwargs)
-                if files: student._ask('write', files, seconds=60)
-                errors = student._ask('run', sources, seconds=student._limits.run)
-                if not isinstance(errors, list): raise ProcessEnded('it answered nonsense')
+                student, errors = _run_cells(sources, files, stopped, **kwargs)
             error = run_test(test, student, seed)
         except ProcessEnded as e: # the other tests get a new process
             error, why, deaths = str(e), str(e), deaths + 1
@@ -114,7 +143,8 @@ def grade_notebook(
             student = None
         results.append((test, error))
     if student: student.close()
-    return results, [str(o)[:400] for o in errors[:20]] if isinstance(errors, list) else []
+    ended = [f"code cell {i + 1}{_STOPPED}{why}" for i, why in sorted(stopped.items())]
+    return results, ended + [o[:400] for o in errors[:20]]
 
 # %% ../../nbs/teach/grading.ipynb #e328d4f7
 @dataclass
@@ -187,25 +217,71 @@ def add_up(report, given): # as from `grade_submission`; {exercise: points} of a
     report['open'] = round(sum(o['of'] for o in entries.values() if o['points'] is None), 4)
     return report
 
-def _written(cells, e): # of a submission; Exercise
-    "The answer in words to an exercise; '' when there is none."
-    head = f'<!-- answer {e.id} -->'
-    texts = (s for kind, s in cells if kind == 'markdown' and s.startswith(head))
-    text = next(texts, '').removeprefix(head).strip()
-    return '' if text == PLACE else text
+_PLACES = {PLACE, '_Type your answer here, replacing this text._', 'YOUR ANSWER HERE', ''}
 
-def _grade_lesson(lesson, files, course, seed, notes, **kwargs): # its name; of a submission
+def _written(cells, e, lesson): # of a submission; Exercise; cells of its lesson
+    """The answer in words to an exercise; '' when there is none. It is marked, or, in the editions
+    of other graders, it comes behind the question."""
+    head = f'<!-- answer {e.id} -->'
+    question = [s.strip() for kind, s in (lesson[i] for i in e.statement) if kind == 'markdown'][-1]
+    text, before = '', ''
+    for kind, s in cells:
+        if kind != 'markdown': continue
+        if s.startswith(head) or before == question: text = s.removeprefix(head).strip()
+        before = s.strip()
+    return '' if text in _PLACES else text
+
+def _marks(lesson, exercises): # cells; list of Exercise
+    "What tells a notebook of this lesson: functions and classes, and headings of exercises."
+    return graded_names(lesson, exercises) | {e.title for e in exercises}
+
+_MARK = re.compile(r'^(?:def|class) +(\w+)|'
+                   r'^#+ (?:Exercise|Question) [\d.]+ · (.+?) *(?:\(★|$)', re.M)
+
+def _lesson_of(data, course): # bytes of a notebook
+    "The lesson whose exercises are in it; None when it has none, or is no notebook."
+    try: found = set(_MARK.findall('\n'.join(s for _, s in cells_of(data, ''))))
+    except AssignmentError: return None
+    found = {name for pair in found for name in pair}
+    scores = {k: len(found & _marks(course.lessons[k], course.exercises[k]))
+              for k in course.exercises}
+    best = max(scores, key=scores.get)
+    return best if scores[best] else None
+
+def _is_hidden(name): # path within a folder
+    "Does it belong to the system, or to Jupyter?"
+    return any(o.startswith('.') or o in ('__MACOSX', '__pycache__') for o in name.split('/'))
+
+def _choose_notebook(lesson, files, course, times, notes): # {name: bytes}; {name: seconds}
+    """The name of the notebook of a lesson: by its content, since browsers and Jupyter rename
+    (`01_patches (1).ipynb`, `01_patches-Copy1.ipynb`); of several the newest. `notes` says so."""
+    exact, own = f'{lesson}.ipynb', [o for o in files if not _is_hidden(o)]
+    found = [o for o in own if o.endswith('.ipynb') and _lesson_of(files[o], course) == lesson]
+    if not found and exact in files: return exact
+    if not found:
+        there = ', '.join(own[:5])
+        raise AssignmentError(f"{exact} was not handed in" + f"; there is {there}"*bool(there))
+    name = max(found, key=lambda o: (times.get(o, 0), o == exact, o))
+    if len(found) > 1: notes.append(f"{lesson}: {name} is graded, the newest of {', '.join(found)}")
+    elif name != exact: notes.append(f"{lesson}: {name} is graded, by what is in it")
+    return name
+
+def _grade_lesson(lesson, files, course, times, seed, notes, **kwargs): # its name; of a submission
     "[(test, error)] and the cells that were handed in; `notes` grows by what went wrong."
-    results, cells, data = [], [], files.get(f'{lesson}.ipynb')
+    results, cells = [], []
     try:
-        if data is None: raise AssignmentError(f"{lesson}.ipynb was not handed in")
-        cells = cells_of(data, f'{lesson}.ipynb')
+        name = _choose_notebook(lesson, files, course, times, notes)
+        cells, folder = cells_of(files[name], name), name.rpartition('/')[0] + '/'
         if course.tests[lesson]:
             names = graded_names(course.lessons[lesson], course.exercises[lesson])
-            beside = {k: v for k, v in files.items() if not k.endswith('.ipynb')}
+            beside = {k.removeprefix(folder): v for k, v in files.items()
+                      if not k.endswith('.ipynb')}
             beside |= package_without(names)
             code = [s for kind, s in cells if kind == 'code']
             results, errors = grade_notebook(code, course.tests[lesson], beside, seed, **kwargs)
+            stopped = [o for o in errors if _STOPPED in o]
+            errors = errors[len(stopped):]
+            notes += [f"{lesson}: {o}" for o in stopped]
             if errors:
                 ended = f"{len(errors)} cells ended in an error, first {errors[0]}"
                 notes.append(f"{lesson}: {ended}")
@@ -221,13 +297,14 @@ def grade_submission(
 ):
     "Grade one student's folder: what `vit_assign grade` writes into `report.json`."
     files, notes = _read_files(folder)
+    times = {name: (Path(folder)/name).stat().st_mtime for name in files}
     report = dict(student=Path(folder).name, seed=seed, files=_fingerprint(files), notes=notes,
                   exercises={}, answers={})
     for lesson, found in course.exercises.items():
-        results, cells = _grade_lesson(lesson, files, course, seed, notes, **kwargs)
+        results, cells = _grade_lesson(lesson, files, course, times, seed, notes, **kwargs)
         for e in found:
             entry = report['exercises'][e.id] = dict(part=e.part, of=e.points, points=None)
-            if e.manual: report['answers'][e.id] = _written(cells, e)
+            if e.manual: report['answers'][e.id] = _written(cells, e, course.lessons[lesson])
             else:
                 entry['points'] = round(score(e, results), 4)
                 entry['tests'] = [dict(name=t.name, hint=t.hint, passed=not error, error=error)
@@ -351,8 +428,34 @@ def read_manual(path, exercises): # CSV; list of Exercise
         raise AssignmentError(f"{path}: {e}") from None
     return given
 
+def find_submissions(
+    submissions, # folder with a folder for each student, or with notebooks named after them
+    course, # as from `read_course`
+    out=None # folder of the grades, which may lie among them
+):
+    """(folders, {student: notebooks that lie there without a folder}, names of what is left out).
+
+    A notebook belongs to a student by its name, `<student>_<lesson>.ipynb`, or, when its lesson is
+    known by its content, `<student>.ipynb`."""
+    folders, loose, left = [], {}, []
+    lessons = '|'.join(map(re.escape, course.lessons))
+    named = re.compile(rf'(.*?)[ _-]*(?:{lessons})(?: ?\(\d+\)|-Copy\d+|-\d+)*\.ipynb')
+    for o in sorted(Path(submissions).iterdir()) if Path(submissions).is_dir() else ():
+        if out is not None and o.resolve() == Path(out).resolve(): continue
+        if o.is_symlink() or _is_hidden(o.name): left.append(o.name)
+        elif o.is_dir(): folders.append(o)
+        else:
+            match = named.fullmatch(o.name)
+            student = match[1] if match else o.stem
+            mine = o.suffix == '.ipynb' and student and (
+                match or o.stat().st_size < 2**26 and _lesson_of(o.read_bytes(), course))
+            loose.setdefault(student, []).append(o) if mine else left.append(o.name)
+    both = {o.name for o in folders} & set(loose)
+    left += [o.name for student in both for o in loose.pop(student)]
+    return folders, loose, left
+
 def write_grades(
-    submissions, # folder with a folder for each student
+    submissions, # folder with a folder, or notebooks, of each student
     out, # folder to make, or to go on with
     course, # as from `read_course`
     seed=None, # of the random draws; None: a new one, or that of the folder
@@ -360,18 +463,17 @@ def write_grades(
     jobs=1, # submissions at a time
     **kwargs # of `Student`
 ):
-    """Grade every folder in `submissions`; yields each report when it is there, and leaves out what
-    is graded already.
+    """Grade all of `submissions`, as `find_submissions` finds them; yields each report when it is
+    there, and leaves out what is graded already.
 
     Writes `grades.csv` (a row a student), `to_read.csv` (a row for each answer that a person has to
     read; filled in, it is what `manual` wants), and for each student a folder with `report.json`
     (all details: for the instructor), `feedback.md` (for the student) and `answers.md`.
     AssignmentError when there is nothing to grade, `manual` does not fit, or `out` holds something
     else."""
-    submissions, out, folders = Path(submissions), Path(out), []
-    if submissions.is_dir():
-        folders = sorted(o for o in submissions.iterdir() if o.is_dir() and not o.is_symlink())
-    if not folders:
+    submissions, out = Path(submissions), Path(out)
+    folders, loose, _ = find_submissions(submissions, course, out)
+    if not folders and not loose:
         raise AssignmentError(f"{submissions} has no folders: it needs one for each student")
     exercises = [e for o in course.exercises.values() for e in o]
     filled = manual or (out/'to_read.csv' if (out/'to_read.csv').exists() else None)
@@ -382,6 +484,12 @@ def write_grades(
         _write_report(out, r)
         _write_tables(out, reports, exercises)
         return r
+    if loose:
+        staged = tempfile.TemporaryDirectory(prefix='vit_assign_')   # goes when this ends
+        for student, notebooks in loose.items():
+            folders.append(Path(staged.name)/student)
+            folders[-1].mkdir()
+            for o in notebooks: shutil.copy2(o, folders[-1])
     known = {o: r for o in folders if (r := _known_report(o, out, course))}
     for r in known.values(): take(r)
     todo = [o for o in folders if o not in known]

@@ -17,7 +17,7 @@ from ..attention_maps import (SCALES, attention_distance, entropy, fuse_heads,
     mean_correlation, normalise, overlay, prefix_mass, relevance, show_heads, to_grid)
 from ..checkpoints import inspect_checkpoint, load_checkpoint
 from .hub import scale_of
-from .image_files import open_image
+from .image_files import image_paths, open_image
 from ..explorer import AttentionExplorer
 from ..patches import pair
 from .capture import capture_attention, check_head, choose_layers, evaluating
@@ -50,12 +50,19 @@ def _query_rows(weights, model, query):
     return weights[..., model.n_prefix + row*w + column, :]
 
 def _class_number(text, classes):
-    "The class that is meant by a number or a name. ValueError for a name that is not known."
-    if re.fullmatch(r'[+-]?\d{1,18}', text): return int(text)
+    """The class that is meant by a name or a number: where all names are numbers, by a name.
+    ValueError for a name that is not known."""
     if text in (classes or ()): return classes.index(text)
+    numbers = classes and all(c.isdecimal() for c in classes)
+    if not numbers and re.fullmatch(r'[+-]?\d{1,18}', text): return int(text)
     known = 'a number: this checkpoint has no names of classes'
-    if classes: known = 'a number, or one of ' + ', '.join(classes)
+    if classes: known = 'a number, or '*(not numbers) + 'one of ' + ', '.join(classes)
     raise ValueError(f"--target {text}: {known}")
+
+def _say_class(i, classes, both=False):
+    "A class by its name, where it has one, with its index if `both` or the name is a number."
+    if not classes or classes[i] == str(i): return f"class {i}"
+    return f"{classes[i]} (index {i})" if both or classes[i].isdecimal() else classes[i]
 
 # %% ../../nbs/tools/attention_files.ipynb #0041fa34
 def examine(
@@ -147,13 +154,13 @@ def _save_explorer(path, model, images, scale, classes, args, query, layer):
         explorer.target = args.target
     explorer.save_html(path, 'Attention of ' + ', '.join(images))
 
-def _line(name, figures, method):
+def _line(name, figures, args, classes):
     "What is printed of one image."
+    which = '' if args.target is None else f" of {_say_class(args.target, classes, both=True)}"
     best = ''
     for p in figures.get('prediction', [])[:1]:
-        kind = p.get('name') or str(p['class'])
-        best = f"{'class '*kind.isdecimal()}{kind} ({100*p['probability']:.1f} %), "
-    return (f"{name}: {best}{method} map; two queries' rollout rows correlate "
+        best = f"{_say_class(p['class'], classes)} ({100*p['probability']:.1f} %), "
+    return (f"{name}: {best}{args.method} map{which}; two queries' rollout rows correlate "
             f"{figures['rollout_correlation']:.3f}")
 
 _UNITS = dict(entropy='nats, mean over queries, [layer][head]',
@@ -166,6 +173,7 @@ def _write_all(args, folder):
     for flag, method in (('layer', 'raw'), ('head', 'raw'), ('target', 'relevance')):
         if getattr(args, flag) is not None and args.method != method:
             raise ValueError(f"--{flag} goes with --method {method}, not with {args.method}")
+    args.images, notes = image_paths(args.images)
     images = [open_image(path) for path in args.images]       # before anything takes time
     model, scale, classes = _open_model(args.source, args.img_size, args.scale)
     if args.target is not None: args.target = _class_number(args.target, classes)
@@ -183,7 +191,7 @@ def _write_all(args, folder):
         _save_overlay(folder/files[1], image, map, query, args.interpolation)
         made = dict(image=str(path), width=image.width, height=image.height, files=files)
         results.append(made | dict(map=map.tolist()) | figures)
-        lines.append(_line(name, figures, args.method))
+        lines.append(_line(name, figures, args, classes))
     if args.html:
         page = folder/'explorer.html'
         _save_explorer(page, model, smalls, scale, classes, args, query, layer)
@@ -193,7 +201,7 @@ def _write_all(args, folder):
     text = json.dumps(asked | dict(images=results))
     results = json.loads(text, parse_constant=lambda nan: None)            # JSON has no NaN
     (folder/'attention.json').write_text(json.dumps(results, indent=1) + '\n', encoding='utf-8')
-    return lines
+    return [f'note: {note}' for note in notes] + lines
 
 # %% ../../nbs/tools/attention_files.ipynb #68e9b7e4
 def look_and_say(args)->int: # the options of `vit_attention`; exit status: 0, or 2
@@ -213,5 +221,5 @@ def look_and_say(args)->int: # the options of `vit_attention`; exit status: 0, o
     finally:
         if part: shutil.rmtree(part, ignore_errors=True)
         if new and args.out.is_dir() and not any(args.out.iterdir()): args.out.rmdir()
-    print(*lines, f'{args.out}: {len(lines)*2} images and attention.json', sep='\n')
+    print(*lines, f'{args.out}: {len(args.images)*2} images and attention.json', sep='\n')
     return 0

@@ -166,7 +166,8 @@ _BUILD = """Make the homework from the lessons. What is for students never has a
 hidden test in it. plain: notebooks, and a package that takes the answers from them. otter: student/
 and autograder/, made by `otter assign`. nbgrader: a course folder with source/, and release/ made
 by `nbgrader generate_assignment`."""
-_GRADE = """Grade every folder in SUBMISSIONS, and leave out what is graded already. Writes
+_GRADE = """Grade every folder in SUBMISSIONS, and notebooks called <student>_<lesson>.ipynb, and
+leave out what is graded already. Writes
 grades.csv (a row a student), to_read.csv (a row for each answer that a person has to read; fill it
 in, and grade again), and for each student a folder with report.json (all details: for the
 instructor), feedback.md (for the student) and answers.md."""
@@ -181,7 +182,7 @@ def _assign_parser():
     build.add_argument('--edition', choices=('plain', 'otter', 'nbgrader'), default='plain')
     grade = commands.add_parser('grade', help='points for what was handed in', description=_GRADE)
     flag = grade.add_argument
-    flag('submissions', help='a folder with one folder for each student')
+    flag('submissions', help='a folder with a folder, or notebooks, of each student')
     flag('--seed', type=int, help='of the random tests '
          '(default: a new one, or that of the folder to go on with)')
     flag('--jobs', type=int, default=1, metavar='N',
@@ -237,18 +238,22 @@ def _weights_parser():
     def command(name, help):
         return commands.add_parser(name, help=help, description=help).add_argument
     heads = dict(type=int, help='of the attention, where the file does not say')
+    part = dict(metavar='NAME', help='what the names of the tensors begin with, where a file has '
+                                     'two models, such as model_ema')
     command('list', 'what can be fetched, and what is here')
     flag = command('fetch', 'download published checkpoints into the cache folder')
     flag('name', nargs='+', help='as `vit_weights list` prints it')
     flag = command('verify', 'check files: size, checksums, shapes, finite numbers')
     flag('source', nargs='+', help='a file, a run folder or a name')
     flag('--heads', **heads)
+    flag('--part', **part)
     flag = command('convert', 'write a checkpoint in another format, or for another image size')
     flag('source', help='a file, a run folder or a name')
     flag('target', help='a new file that ends with .safetensors or .npz')
     flag('--format', choices=_FORMATS, default='auto',
          help='of the source (auto: see for yourself)')
     flag('--heads', **heads)
+    flag('--part', **part)
     flag('--img_size', type=int, nargs='+',
          help='pixels of the new model: a side, or height and width')
     flag('--resize', choices=_RESIZES, default='auto',
@@ -293,7 +298,7 @@ def _attention_parser():
     flag('source', metavar='RUN_OR_CHECKPOINT',
          help='a run folder, a checkpoint file, or the name of a fetched one '
                         '(`vit_weights list`)')
-    flag('images', nargs='+', metavar='IMAGE', help='image files')
+    flag('images', nargs='+', metavar='IMAGE', help='image files, or a folder of them')
     flag('--method', choices=('raw', 'rollout', 'relevance'), default='raw',
          help='the map to lay over the image (default raw)')
     flag('--layer', type=int, metavar='N',
@@ -304,8 +309,8 @@ def _attention_parser():
          help='whose row: the class token, the mean of all patches, or a patch (default '
                         'what the head reads)')
     flag('--target', metavar='CLASS',
-         help='the class for --method relevance, a number or, where the checkpoint has '
-                        'names, its name (default the predicted one)')
+         help='the class for --method relevance, by its name or number (default the '
+                        'predicted one)')
     flag('--img_size', type=_image_size, metavar='PIXELS',
          help="a side or HxW (default the checkpoint's own)")
     flag('--scale', choices=('auto', 'half', 'imagenet'), default='auto',

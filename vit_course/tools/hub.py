@@ -163,13 +163,14 @@ def scale_of(source, report:LoadReport)->str: # a name in `SCALES`
 def open_weights(
     source,        # a file, a folder, or a name in `CHECKPOINTS`
     format='auto', # a name in `TABLES`
+    part=None,     # what the names of the model begin with, where the file has two
     **said         # what the file does not say: heads, act, norm_eps, pool
 ):
     """An open checkpoint, with its format, and what it says of itself. CheckpointError when
     anything is wrong with it, also later, while it is open; ValueError for an unknown option."""
     check_said(said)
     with open_checkpoint(find_checkpoint(source)) as file:
-        recognise(file, format)
+        recognise(file, format, part)
         gather(file, known_by_file(file.path), **said)
         yield file
 
@@ -189,6 +190,7 @@ def _check_sha256(path, size, sha256):
 def verify_checkpoint(
     source,                # a file, a folder, or a name in `CHECKPOINTS` that is here
     known:Checkpoint=None, # what it should be; by its name when None
+    part:str=None,         # what the names of the model begin with, where the file has two
     **said                 # what the file does not say: heads, act, norm_eps, pool
 )->LoadReport:
     """Check size and sha256 where they are known, then every array: name, shape, checksum, finite
@@ -200,7 +202,7 @@ def verify_checkpoint(
     model = None
     if known:
         with torch.device('meta'): model = known.create()
-    with open_weights(path, known.format if known else 'auto', **said) as file:
+    with open_weights(path, known.format if known else 'auto', part, **said) as file:
         head = 'keep' if known and known.num_classes else 'auto'
         steps, report = plan_for(file, model, head)
         require_fit(file, report)
@@ -347,7 +349,9 @@ def _describe(cfg):
     registers = f", {cfg.registers} registers"*bool(cfg.registers)
     return f"{name}, {h} x {w} pixels, {cfg.num_classes} classes{registers}"
 
-def _noted(report): return f"; assumed {report.assumptions}"*bool(report.assumed)
+def _noted(report):
+    said = [f"assumed {report.assumptions}"]*bool(report.assumed) + report.notes
+    return ''.join(f'; {o}' for o in said)
 
 def _list():
     width = max(map(len, CHECKPOINTS))
@@ -360,8 +364,8 @@ def _list():
     print(f"\n~ is a predicted size. The cache folder is {cache_dir()} "
           "(set VIT_COURSE_CACHE to move it).")
 
-def _verify(source, heads):
-    report = verify_checkpoint(source, heads=heads)
+def _verify(source, heads, part):
+    report = verify_checkpoint(source, part=part, heads=heads)
     what = f"{report.format}, {_describe(report.model.cfg)}"
     print(f"{report.path}: {what}, {len(report.loaded)} tensors, all finite{_noted(report)}")
 
@@ -370,12 +374,12 @@ def _run(args, convert):
     if args.command == 'fetch':
         for name in args.name: print(download(name))
     if args.command == 'verify':
-        for source in args.source: _verify(source, args.heads)
+        for source in args.source: _verify(source, args.heads, args.part)
     if args.command == 'convert':
         size = args.img_size
         if size: size = tuple(size) if len(size) > 1 else size[0]
         report = convert(args.source, args.target, args.format, size, args.resize,
-                         heads=args.heads)
+                         part=args.part, heads=args.heads)
         print(f"{args.target}: {_describe(report.model.cfg)}{_noted(report)}")
 
 def weights_and_say(

