@@ -63,7 +63,7 @@ def colours(values, top):
 @pytest.mark.parametrize('case', CASES)
 def test_values_are_those_of_numpy(page, case):
     model, ex = explorer(case, n=1, classes=[f'class {i}' for i in range(10)])
-    p, W = ex.pictures[0], weights(model, make_photo(model))
+    p, W = ex.images[0], weights(model, make_photo(model))
     (L, H, T, _), (h, w), n = W.shape, model.grid, model.n_prefix
     def codes(name, *shape): return np.frombuffer(p[name], np.uint8).reshape(*shape)
     sent = unpack_rows(codes('maps', L*H, T, T)) if p['maps'] else unpack_scores(codes('q', L*H, T, -1), codes('k', L*H, T, -1), p['steps'])
@@ -100,7 +100,7 @@ def own_top(row): return max(np.quantile(row, .98), row.max()/100)
 @pytest.mark.parametrize('case', ['square', 'rectangle', 'registers'])
 def test_every_thumbnail_is_drawn(page, case):
     model, ex = explorer(case, n=1)
-    (h, w), n, p = model.grid, model.n_prefix, ex.pictures[0]
+    (h, w), n, p = model.grid, model.n_prefix, ex.images[0]
     with page(ex) as page:
         for scale in ('own', 'shared'):
             page.set(query=n + 1, scale=scale)
@@ -127,7 +127,7 @@ def test_colours_of_a_uniform_head_an_outlier_and_nothing(page):
     rows[0, 1:], rows[1, 1:], rows[2, 1:] = 1 + .02*slope, slope, slope/1000
     rows[2, 1:3] = 1, .9
     rows[3, 4], rows[4, 0], rows[5, 0], rows[5, 1:] = 1, 1, 1, .02      # one patch; the class token alone; nearly alone, the rest uniform
-    ex.pictures = [ex.pictures[0] | dict(maps=pack_rows(np.repeat(rows[:, None], T, 1)).tobytes())]
+    ex.images = [ex.images[0] | dict(maps=pack_rows(np.repeat(rows[:, None], T, 1)).tobytes())]
     with page(ex) as page:
         for thumb, row in zip(page.run(PIXELS, '.vx-heads canvas'), unpack_rows(pack_rows(rows))[:, 1:]):
             data = np.array(thumb[2]).reshape(16, 4)[:, :3]
@@ -169,7 +169,7 @@ def test_click_touch_and_keys_choose_the_patch(page, case):
             page.tab.locator('.vx-chip').nth(i).click()
             assert page.trait('query') == i and page.tab.locator('.vx-chip[aria-pressed=true]').count() == 1
             assert not page.tab.locator('.vx-mark').first.is_visible()
-        page.stage.press('ArrowLeft')                # from a prefix token into the middle of the picture
+        page.stage.press('ArrowLeft')                # from a prefix token into the middle of the image
         assert page.trait('query') == n + h//2*w + w//2
 
 
@@ -194,7 +194,7 @@ def test_everything_works_by_keyboard_alone(page):
             page.tab.keyboard.press('Tab')
             seen.append(page.run(focus))
         names = [name for name, _ in seen]
-        for name in ('Picture', 'Beside', 'raw', 'Class', 'Opacity', 'bilinear', 'one scal', 'photo 0: query', 'class token', 'register 3', 'layer 1, head 0'):
+        for name in ('Image', 'Beside', 'raw', 'Class', 'Opacity', 'bilinear', 'one scal', 'photo 0: query', 'class token', 'register 3', 'layer 1, head 0'):
             assert any(o.startswith(name) for o in names), (name, names)
         assert all(visible for name, visible in seen[:12]), f'each focus is visible: {seen}'
         page.tab.locator('.vx-heads [tabindex="0"]').focus()
@@ -249,10 +249,10 @@ def test_compare_shares_the_query(page):
         page.tab.locator('.vx-compare select').select_option('-1')
         assert page.tab.locator('.vx-pane').count() == 1
         page.tab.locator('.vx-image select').select_option('1')
-        assert page.trait('image') == 1 and page.trait('target') in [c['id'] for c in ex.pictures[1]['classes']]
+        assert page.trait('image') == 1 and page.trait('target') in [c['id'] for c in ex.images[1]['classes']]
 
 
-def test_pictures_of_other_sizes_and_models_without_classes(page):
+def test_images_of_other_sizes_and_models_without_classes(page):
     big, small = make_model(img_size=32, depth=3), make_model(seed=1, img_size=16, depth=1, num_classes=0)
     ex = AttentionExplorer({'big': big, 'small': small}, make_photo(big), query=16, layer=2, method='relevance')
     with page(ex) as page:
@@ -267,10 +267,10 @@ def test_hostile_labels_are_text(page):
     model = make_model()
     ex = AttentionExplorer(model, {label: make_photo(model, i) for i, label in enumerate(HOSTILE)}, classes=(HOSTILE*2)[:10], method='relevance')
     with page(ex) as page:
-        labels = [p['label'] for p in ex.pictures]
+        labels = [p['label'] for p in ex.images]
         assert page.run("return [...document.querySelectorAll('.vx-image option')].map(o => o.textContent)") == labels
         names = page.run("return [...document.querySelectorAll('.vx-facts li span')].map(o => o.textContent)")
-        assert names == [c['name'] for c in ex.pictures[0]['classes']]
+        assert names == [c['name'] for c in ex.images[0]['classes']]
         for i, label in enumerate(labels):
             page.tab.locator('.vx-image select').select_option(str(i))
             assert page.run("return document.querySelector('.vx-pane').getAttribute('aria-label')") == label

@@ -2,9 +2,9 @@
 // model that is connected to Python; `save_html` puts this very text into a page, with a stand-in for that model.
 
 /**
- * What Python sends of one picture as one model sees it. Buffers are uint8: DataViews from a kernel, base64 in a page.
+ * What Python sends of one image as one model sees it. Buffers are uint8: DataViews from a kernel, base64 in a page.
  * T = n_prefix + h*w tokens, M = layers*heads maps.
- * @typedef {object} Picture
+ * @typedef {object} ImageRecord
  * @property {string} label
  * @property {[number, number]} grid   patches (h, w)
  * @property {number} n_prefix         class token and registers, which come first
@@ -22,7 +22,7 @@
  */
 
 const METHODS = ['raw', 'rollout', 'relevance'];
-const TRAITS = ['pictures', 'image', 'compare', 'query', 'layer', 'head', 'method', 'target', 'opacity', 'interpolation', 'scale'];
+const TRAITS = ['images', 'image', 'compare', 'query', 'layer', 'head', 'method', 'target', 'opacity', 'interpolation', 'scale'];
 
 // matplotlib's inferno at 17 places, and the 256 colours between them as RGBA
 const INFERNO = '000004 0b0724 210c4a 3d0965 57106e 71196e 8a226a a32c61 bc3754 d24644 e45a31 f1731d f98e09 fcac11 f9cb35 f2ea69 fcffa4'
@@ -41,11 +41,11 @@ function bytes(buffer) {
   return out;
 }
 
-/** A picture with its buffers unpacked, which gives rows of weights: each sums to 1 (or is all 0, when nothing is relevant). */
+/** An image with its buffers unpacked, which gives rows of weights: each sums to 1 (or is all 0, when nothing is relevant). */
 export class Maps {
-  /** @param {Picture} picture */
-  constructor(picture) {
-    Object.assign(this, picture);
+  /** @param {ImageRecord} record */
+  constructor(record) {
+    Object.assign(this, record);
     for (const name of ['image', 'maps', 'q', 'k', 'rollout', 'relevance']) if (this[name]) this[name] = bytes(this[name]);
     [this.h, this.w] = this.grid;
     this.tokens = this.n_prefix + this.h * this.w;
@@ -141,7 +141,7 @@ function paint(canvas, rows, at, maps, top) {
   canvas.getContext('2d').putImageData(canvas.pixels, 0, 0);
 }
 
-/** One picture: itself, its heads, the enlarged map, the figures. Comparing shows two of these. */
+/** One image: itself, its heads, the enlarged map, the figures. Comparing shows two of these. */
 class Pane {
   constructor(maps, view) {
     this.maps = maps;
@@ -197,7 +197,7 @@ class Pane {
         this.facts)));
   }
 
-  /** A canvas with the picture, drawn as soon as the browser has decoded it. */
+  /** A canvas with the image, drawn as soon as the browser has decoded it. */
   photo() {
     const canvas = make('canvas', { className: 'vx-photo', role: 'img', 'aria-label': this.maps.label });
     canvas.width = this.maps.w * this.maps.patch[1];
@@ -215,7 +215,7 @@ class Pane {
     return n_prefix + r * w + c;
   }
 
-  /** Arrow keys, Home and End move the query over the picture. */
+  /** Arrow keys, Home and End move the query over the image. */
   walk(event) {
     const { h, w, n_prefix } = this.maps, now = this.view.look(this.maps).query - n_prefix;
     const at = now < 0 ? Math.floor(h / 2) * w + Math.floor(w / 2) : now;   // from a prefix token: begin in the middle
@@ -301,7 +301,7 @@ class View {
   constructor(model, el) {
     this.model = model;
     this.preview = null;            // the query under the mouse: not worth a trait, nobody else wants to know
-    this.unpacked = new WeakMap();  // Picture -> Maps, unpacked when first seen
+    this.unpacked = new WeakMap();  // ImageRecord -> Maps, unpacked when first seen
     this.panes = [];
     this.bar = make('div', { className: 'vx-tools' });
     this.body = make('div', { className: 'vx-panes' });
@@ -334,12 +334,12 @@ class View {
   hover(query) { if (this.preview !== query) { this.preview = query; this.changed(); } }
 
   maps(i) {
-    const picture = this.get('pictures')[i];
-    if (!this.unpacked.has(picture)) this.unpacked.set(picture, new Maps(picture));
-    return this.unpacked.get(picture);
+    const record = this.get('images')[i];
+    if (!this.unpacked.has(record)) this.unpacked.set(record, new Maps(record));
+    return this.unpacked.get(record);
   }
 
-  /** What to show of a picture. The other one of a comparison may have fewer layers or heads, and other classes. */
+  /** What to show of an image. The other one of a comparison may have fewer layers or heads, and other classes. */
   look(maps) {
     return {
       query: clamp(this.preview ?? this.get('query'), maps.tokens - 1),
@@ -348,7 +348,7 @@ class View {
     };
   }
 
-  /** Go to another picture: the traits move along when they do not fit it. */
+  /** Go to another image: the traits move along when they do not fit it. */
   open(i) {
     const maps = this.maps(i), { layer, head, method, rank } = this.look(maps), query = this.get('query');
     this.set({
@@ -357,16 +357,16 @@ class View {
     });
   }
 
-  /** Pictures with the same tokens, which can share a query. */
+  /** Images with the same tokens, which can share a query. */
   comparable(i) {
-    const all = this.get('pictures'), key = p => String([p.grid, p.n_prefix]);
+    const all = this.get('images'), key = p => String([p.grid, p.n_prefix]);
     return all.map((_, j) => j).filter(j => j !== i && key(all[j]) === key(all[i]));
   }
 
   /** The controls; made anew when the choices in them change. */
   tools() {
-    const pictures = this.get('pictures'), i = this.get('image'), { classes, relevance } = pictures[i], others = this.comparable(i);
-    const key = JSON.stringify([pictures.map(p => p.label), i, classes, others]);
+    const images = this.get('images'), i = this.get('image'), { classes, relevance } = images[i], others = this.comparable(i);
+    const key = JSON.stringify([images.map(p => p.label), i, classes, others]);
     if (key === this.toolsKey) return;
     this.toolsKey = key;
     const field = (text, control, name) => make('label', { className: `vx-field vx-${name}` }, make('span', {}, text), control);
@@ -391,9 +391,9 @@ class View {
     });
     const opacity = this.controls.opacity = make('input', { type: 'range', min: 0, max: 1, step: 0.05 });
     opacity.addEventListener('input', () => this.set({ opacity: Number(opacity.value) }));
-    const name = j => [j, pictures[j].label];
+    const name = j => [j, images[j].label];
     this.bar.replaceChildren(
-      ...(pictures.length > 1 ? [choice('Picture', 'image', pictures.map((_, j) => name(j)), j => this.open(j))] : []),
+      ...(images.length > 1 ? [choice('Image', 'image', images.map((_, j) => name(j)), j => this.open(j))] : []),
       ...(others.length ? [choice('Beside it', 'compare', [[-1, 'nothing'], ...others.map(name)], compare => this.set({ compare }))] : []),
       make('fieldset', { className: 'vx-methods' }, make('legend', {}, 'Method'), ...methods),
       ...(relevance ? [choice('Class', 'target', classes.map(c => [c.id, `${c.name} (${percent(c.p)})`]), target => this.set({ target, method: 'relevance' }))] : []),

@@ -148,7 +148,7 @@ class AttentionExplorer(anywidget.AnyWidget):
     or DataError for a model or an image that cannot be shown."""
     _assets = Path(str(files('vit_course')))
     _esm, _css = _assets/'explorer.js', _assets/'explorer.css'
-    pictures = traitlets.List().tag(sync=True)
+    images = traitlets.List().tag(sync=True)
     image, compare = traitlets.Int(0).tag(sync=True), traitlets.Int(-1).tag(sync=True)
     query, layer, head = (traitlets.Int(0).tag(sync=True) for _ in range(3))
     method = traitlets.Enum(METHODS, 'raw').tag(sync=True)
@@ -156,7 +156,7 @@ class AttentionExplorer(anywidget.AnyWidget):
     opacity = traitlets.Float(0.6, min=0, max=1).tag(sync=True)
     interpolation = traitlets.Enum(('nearest', 'bilinear'), 'nearest').tag(sync=True)
     scale = traitlets.Enum(('own', 'shared'), 'own').tag(sync=True)
-    _shown = ('pictures', 'image', 'compare', 'query', 'layer', 'head', 'method',
+    _shown = ('images', 'image', 'compare', 'query', 'layer', 'head', 'method',
               'target', 'opacity', 'interpolation', 'scale') # what a page needs
 
     def __init__(self,
@@ -172,23 +172,23 @@ class AttentionExplorer(anywidget.AnyWidget):
         if isinstance(images, (str, Path, Image.Image, np.ndarray)): images = [images]
         if isinstance(images, dict): named = images.items()
         else: named = [(self._name(o, i), o) for i, o in enumerate(images)]
-        pictures = [p for name, image in named for p in self._look(image, name)]
-        if not pictures:
-            raise ValueError("the explorer needs at least one model and one picture")
-        super().__init__(pictures=pictures)
-        first = pictures[0]
+        records = [p for name, image in named for p in self._look(image, name)]
+        if not records:
+            raise ValueError("the explorer needs at least one model and one image")
+        super().__init__(images=records)
+        first = records[0]
         target = first['classes'][0]['id'] if first['classes'] else -1
         start = dict(layer=first['layers'] - 1, target=target)
         with self.hold_trait_notifications():
             for name, value in (start | traits).items(): self.set_trait(name, value)
 
     @staticmethod
-    def _name(image, i=0): # what to call a picture that came without a name
+    def _name(image, i=0): # what to call an image that came without a name
         is_path = isinstance(image, (str, Path))
         path = image if is_path else getattr(image, 'filename', '')
-        return Path(path).name if path else f'picture {i}'
+        return Path(path).name if path else f'image {i}'
 
-    def _look(self, image, name): # one picture for each model
+    def _look(self, image, name): # one image for each model
         for model_name, model in self._models.items():
             cfg = unwrap_model(model).cfg
             (H, W), C = pair(cfg.img_size), cfg.in_chans
@@ -208,10 +208,10 @@ class AttentionExplorer(anywidget.AnyWidget):
             label = f'{name} · {model_name}' if model_name else name
             yield image_record(model, x, shown, label, self._classes)
 
-    def _fits(self, i): # what each trait may be while picture `i` is shown
-        p = self.pictures[i]
+    def _fits(self, i): # what each trait may be while image `i` is shown
+        p = self.images[i]
         (h, w), n = p['grid'], p['n_prefix']
-        twins = [j for j, o in enumerate(self.pictures)
+        twins = [j for j, o in enumerate(self.images)
                  if j != i and (o['grid'], o['n_prefix']) == ([h, w], n)]
         return dict(query=range(n + h*w), layer=range(p['layers']),
                     head=range(p['heads']), compare=[-1, *twins],
@@ -221,7 +221,7 @@ class AttentionExplorer(anywidget.AnyWidget):
     @traitlets.validate('image', 'compare', 'query', 'layer', 'head', 'target',
                         'method')
     def _check(self, proposal):
-        name, value, n = proposal.trait.name, proposal.value, len(self.pictures)
+        name, value, n = proposal.trait.name, proposal.value, len(self.images)
         if not 0 <= self.image < n and name != 'image':
             return value                 # came with an `image` that is refused below
         allowed = range(n) if name == 'image' else self._fits(self.image)[name]
@@ -230,10 +230,10 @@ class AttentionExplorer(anywidget.AnyWidget):
         if isinstance(allowed, range): choices = f'0 to {allowed[-1]}'
         one_of = 'one of ' if len(allowed) > 1 else ''
         raise traitlets.TraitError(f"{name} is {value}, but it must be {one_of}"
-                                   f"{choices} (for the picture that is shown)")
+                                   f"{choices} (for the image that is shown)")
 
     @traitlets.observe('image')
-    def _move(self, change): # another picture may be smaller, or have other classes
+    def _move(self, change): # another image may be smaller, or have other classes
         for name, allowed in self._fits(self.image).items():
             if getattr(self, name) not in allowed:
                 last = name in ('layer', 'head')
@@ -242,15 +242,15 @@ class AttentionExplorer(anywidget.AnyWidget):
     def __repr__(self):
         names = 'query', 'layer', 'head', 'method'
         look = ', '.join(f'{name}={getattr(self, name)!r}' for name in names)
-        return f"AttentionExplorer({len(self.pictures)} pictures, {look})"
+        return f"AttentionExplorer({len(self.images)} images, {look})"
 
     def add_image(self,
         image,         # as in the constructor
         name:str=None  # its label
     ):
         "Show one more image. DataError when it cannot be read."
-        new, n = list(self._look(image, name or self._name(image))), len(self.pictures)
-        self.pictures = [*self.pictures, *new]
+        new, n = list(self._look(image, name or self._name(image))), len(self.images)
+        self.images = [*self.images, *new]
         self.image = n
 
     def controls(self)->ipywidgets.VBox:
@@ -299,7 +299,7 @@ class ExplorerControls(ipywidgets.VBox):
         super().__init__([*made.values(), W.HBox([upload, self._trouble])])
         self._show()
         for name, widget in made.items(): widget.observe(self._change(name), 'value')
-        explorer.observe(self._show, ['pictures', *made])
+        explorer.observe(self._show, ['images', *made])
         upload.observe(self._read, 'value')
 
     def _change(self, name): # control -> state
@@ -310,8 +310,8 @@ class ExplorerControls(ipywidgets.VBox):
     def _show(self, _=None): # state -> controls
         self._busy += 1
         ex = self._explorer
-        fits, p = ex._fits(ex.image), ex.pictures[ex.image]
-        labels = [(o['label'], i) for i, o in enumerate(ex.pictures)]
+        fits, p = ex._fits(ex.image), ex.images[ex.image]
+        labels = [(o['label'], i) for i, o in enumerate(ex.images)]
         beside = [('nothing', -1)] + [labels[i] for i in fits['compare'][1:]]
         classes = [(c['name'], c['id']) for c in p['classes']] or [('none', -1)]
         options = dict(image=labels, compare=beside, method=fits['method'],

@@ -143,7 +143,7 @@ def _save_explorer(path, model, images, scale, classes, args, query, layer):
     explorer.query, explorer.layer = token, layer % model.cfg.depth
     explorer.head, explorer.method = args.head or 0, args.method
     explorer.interpolation, explorer.scale = args.interpolation, args.colours
-    if args.target in [c['id'] for c in explorer.pictures[0]['classes']]:
+    if args.target in [c['id'] for c in explorer.images[0]['classes']]:
         explorer.target = args.target
     explorer.save_html(path, 'Attention of ' + ', '.join(images))
 
