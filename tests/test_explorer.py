@@ -150,7 +150,7 @@ def test_traits_say_what_they_may_be():
     model, ex = explorer('registers')
     T = 3 + 1 + 24
     ex.query, ex.layer, ex.head, ex.method, ex.compare = T - 1, 1, 1, 'relevance', 1
-    wrong = dict(query=T, layer=2, head=-1, method='gradient', image=2, compare=0, target=99, opacity=1.5, scale='log', interpolation='cubic')
+    wrong = dict(query=T, layer=2, head=-2, method='gradient', image=2, compare=0, target=99, opacity=1.5, scale='log', interpolation='cubic')
     for name, value in wrong.items():
         before = getattr(ex, name)
         with pytest.raises(traitlets.TraitError, match=name): setattr(ex, name, value)

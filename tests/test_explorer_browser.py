@@ -92,7 +92,7 @@ def test_values_are_those_of_numpy(page, case):
 
 PIXELS = '''return [...document.querySelectorAll(args[0])].map(c =>
     [c.width, c.height, Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)])'''
-TIPS = "return [...document.querySelectorAll('.vx-heads canvas')].map(c => c.title)"
+TIPS = "return [...document.querySelectorAll('.vx-heads canvas:not(.vx-mean)')].map(c => c.title)"
 
 def own_top(row): return max(np.quantile(row, .98), row.max()/100)
 
@@ -105,7 +105,7 @@ def test_every_thumbnail_is_drawn(page, case):
         for scale in ('own', 'shared'):
             page.set(query=n + 1, scale=scale)
             rows = page.raw(n + 1).reshape(p['layers']*p['heads'], -1)[:, n:]
-            thumbs = page.run(PIXELS, '.vx-heads canvas')
+            thumbs = page.run(PIXELS, '.vx-heads canvas:not(.vx-mean)')
             assert len(thumbs) == p['layers']*p['heads']
             for row, (width, height, data) in zip(rows, thumbs):
                 data = np.array(data).reshape(-1, 4)
@@ -129,10 +129,10 @@ def test_colours_of_a_uniform_head_an_outlier_and_nothing(page):
     rows[3, 4], rows[4, 0], rows[5, 0], rows[5, 1:] = 1, 1, 1, .02      # one patch; the class token alone; nearly alone, the rest uniform
     ex.images = [ex.images[0] | dict(maps=pack_rows(np.repeat(rows[:, None], T, 1)).tobytes())]
     with page(ex) as page:
-        for thumb, row in zip(page.run(PIXELS, '.vx-heads canvas'), unpack_rows(pack_rows(rows))[:, 1:]):
+        for thumb, row in zip(page.run(PIXELS, '.vx-heads canvas:not(.vx-mean)'), unpack_rows(pack_rows(rows))[:, 1:]):
             data = np.array(thumb[2]).reshape(16, 4)[:, :3]
             assert np.abs(data - colours(row, own_top(row))).max() <= 8
-        brightness = [np.array(data).reshape(16, 4)[:, :3].mean(-1) for _, _, data in page.run(PIXELS, '.vx-heads canvas')]
+        brightness = [np.array(data).reshape(16, 4)[:, :3].mean(-1) for _, _, data in page.run(PIXELS, '.vx-heads canvas:not(.vx-mean)')]
         for uniform in (0, 5): assert np.ptp(brightness[uniform]) < 12 and brightness[uniform].min() > 150
         assert brightness[2][2:].max() < 40 and brightness[3][3] > 150 and np.delete(brightness[3], 3).max() < 10 and brightness[4].max() < 10
 
@@ -140,11 +140,11 @@ def test_colours_of_a_uniform_head_an_outlier_and_nothing(page):
 def test_one_scale_for_all_is_a_tick(page):
     model, ex = explorer('square', n=1, query=3)
     with page(ex) as page:
-        box, before = page.tab.get_by_label('one scale for all'), page.run(PIXELS, '.vx-heads canvas')
+        box, before = page.tab.get_by_label('one scale for all'), page.run(PIXELS, '.vx-heads canvas:not(.vx-mean)')
         assert not box.is_checked() and page.trait('scale') == 'own'
         box.check()
         page.settle()
-        assert page.trait('scale') == 'shared' and page.run(PIXELS, '.vx-heads canvas') != before
+        assert page.trait('scale') == 'shared' and page.run(PIXELS, '.vx-heads canvas:not(.vx-mean)') != before
 
 
 @pytest.mark.parametrize('case', CASES)
@@ -190,7 +190,7 @@ def test_everything_works_by_keyboard_alone(page):
         return [e.closest('label')?.textContent.slice(0, 8) || e.getAttribute('aria-label') || e.textContent, outline(e) || outline(e.nextElementSibling)]'''
     with page(ex) as page:
         seen = []
-        for _ in range(14):
+        for _ in range(15):
             page.tab.keyboard.press('Tab')
             seen.append(page.run(focus))
         names = [name for name, _ in seen]
@@ -376,7 +376,7 @@ def test_in_jupyterlab_page_and_python_see_each_other(browser, lab):
     until(lambda: said('query 10'))
     stage.press('ArrowDown')
     until(lambda: said('query 14'))
-    tab.locator('.vx-heads canvas').nth(1).click()
+    tab.locator('.vx-heads canvas:not(.vx-mean)').nth(1).click()
     until(lambda: said('layer 0') and said('head 1'))
     until(lambda: '14' in tab.locator('.widget-readout').all_text_contents())    # the slider of ipywidgets moved along
 

@@ -89,6 +89,13 @@ def _file(image): # uint8 (H,W,C) -> PNG, or JPEG when it is larger
     else: image.save(file, 'JPEG', quality=92, subsampling=0)
     return file.getvalue()
 
+def _photo(image, w, h): # JPEG of a PIL image with more pixels than the model sees
+    if image.width <= w or image.height <= h: return None
+    sharp, file = image.copy(), io.BytesIO()
+    sharp.thumbnail((640, 640))
+    sharp.save(file, 'JPEG', quality=80)
+    return file.getvalue() if sharp.width > w else None
+
 def _relevances(model, x, classes): # rows of each class (T,T), packed
     for c in classes:
         R = relevance(model, x, c['id'])[0].float().cpu()
@@ -143,7 +150,9 @@ class AttentionExplorer(anywidget.AnyWidget):
     `compare` (another one to show beside it, or -1), `query` (token number), `layer`,
     `head`, `method` ('raw', 'rollout', 'relevance'), `target` (class number),
     `opacity`, `interpolation` ('nearest', 'bilinear'), `scale` of the colours ('own':
-    each map from 0 to its 98th percentile; 'shared': all from 0 to the largest weight).
+    each map from 0 to its 98th percentile; 'shared': all from 0 to the largest weight),
+    `sharp` (the photograph, or what the model sees of it). A `layer` or `head` of -1 is
+    the mean of all.
     Set them, or `observe` them. TraitError for a value that does not exist; ValueError
     or DataError for a model or an image that cannot be shown."""
     _assets = Path(str(files('vit_course')))
@@ -156,8 +165,10 @@ class AttentionExplorer(anywidget.AnyWidget):
     opacity = traitlets.Float(0.6, min=0, max=1).tag(sync=True)
     interpolation = traitlets.Enum(('nearest', 'bilinear'), 'nearest').tag(sync=True)
     scale = traitlets.Enum(('own', 'shared'), 'own').tag(sync=True)
+    sharp = traitlets.Bool(True).tag(sync=True)
     _shown = ('images', 'image', 'compare', 'query', 'layer', 'head', 'method',
-              'target', 'opacity', 'interpolation', 'scale') # what a page needs
+              'target', 'opacity', 'interpolation', 'scale',
+              'sharp') # what a page needs
 
     def __init__(self,
         model:nn.Module|dict,    # a VisionTransformer; or several, {name: model}
@@ -196,25 +207,26 @@ class AttentionExplorer(anywidget.AnyWidget):
                 raise ValueError(f"this model takes images of {C} channels: only grey "
                                  "and RGB are shown")
             if isinstance(image, torch.Tensor):
-                x = image[None]
+                x, photo = image[None], None
                 shown = unnormalise(x, *self._scaling)[0].numpy()
             else:
                 file = isinstance(image, (str, Path, io.BytesIO))
                 im = open_image(image) if file else Image.fromarray(np.asarray(image))
                 im = im.convert('L' if C == 1 else 'RGB')
                 shown = np.array(im.resize((W, H), Image.Resampling.BILINEAR))
-                shown = shown.reshape(H, W, C)
+                shown, photo = shown.reshape(H, W, C), _photo(im, W, H)
                 x = normalise(torch.from_numpy(shown)[None], *self._scaling)
             label = f'{name} · {model_name}' if model_name else name
-            yield image_record(model, x, shown, label, self._classes)
+            record = image_record(model, x, shown, label, self._classes)
+            yield record | dict(photo=photo)
 
     def _fits(self, i): # what each trait may be while image `i` is shown
         p = self.images[i]
         (h, w), n = p['grid'], p['n_prefix']
         twins = [j for j, o in enumerate(self.images)
                  if j != i and (o['grid'], o['n_prefix']) == ([h, w], n)]
-        return dict(query=range(n + h*w), layer=range(p['layers']),
-                    head=range(p['heads']), compare=[-1, *twins],
+        return dict(query=range(n + h*w), layer=range(-1, p['layers']),
+                    head=range(-1, p['heads']), compare=[-1, *twins],
                     target=[c['id'] for c in p['classes']] or [-1],
                     method=METHODS if p['relevance'] else METHODS[:2])
 
@@ -227,7 +239,7 @@ class AttentionExplorer(anywidget.AnyWidget):
         allowed = range(n) if name == 'image' else self._fits(self.image)[name]
         if value in allowed: return value
         choices = ', '.join(map(str, allowed))
-        if isinstance(allowed, range): choices = f'0 to {allowed[-1]}'
+        if isinstance(allowed, range): choices = f'{allowed[0]} to {allowed[-1]}'
         one_of = 'one of ' if len(allowed) > 1 else ''
         raise traitlets.TraitError(f"{name} is {value}, but it must be {one_of}"
                                    f"{choices} (for the image that is shown)")
@@ -319,7 +331,8 @@ class ExplorerControls(ipywidgets.VBox):
         for name, widget in self._made.items():
             if name in options and tuple(widget.options) != tuple(options[name]):
                 widget.options = options[name]
-            if name in ('query', 'layer', 'head'): widget.max = fits[name][-1]
+            if name in ('query', 'layer', 'head'):
+                widget.min, widget.max = fits[name][0], fits[name][-1]
             widget.value = getattr(ex, name)
         self._busy -= 1
 

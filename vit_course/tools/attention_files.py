@@ -141,7 +141,8 @@ def _save_explorer(path, model, images, scale, classes, args, query, layer):
     token = 0
     if isinstance(query, tuple): token = model.n_prefix + query[0]*model.grid[1] + query[1]
     explorer.query, explorer.layer = token, layer % model.cfg.depth
-    explorer.head, explorer.method = args.head or 0, args.method
+    head = -1 if args.head is None else args.head
+    explorer.head, explorer.method = head, args.method
     explorer.interpolation, explorer.scale = args.interpolation, args.colours
     if args.target in [c['id'] for c in explorer.images[0]['classes']]:
         explorer.target = args.target

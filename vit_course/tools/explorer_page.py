@@ -9,15 +9,10 @@ __all__ = ['explorer_page']
 import base64, hashlib, html, json
 
 # %% ../../nbs/tools/explorer_page.ipynb #2d421a91
-_STAND_IN = """
-const state = JSON.parse(document.getElementById('state').textContent), heard = {};
-render({ el: document.getElementById('explorer'), model: {
-  get: name => state[name],
-  set: (name, value) => {
-    if (state[name] !== value) { state[name] = value; heard['change:' + name]?.forEach(f => f()); }
-  },
-  on: (event, f) => (heard[event] ??= []).push(f), save_changes: () => {},
-} });
+_START = """
+followTheme();
+const state = new State(JSON.parse(document.getElementById('state').textContent));
+render({ el: document.getElementById('explorer'), model: state });
 """
 
 _POLICY = """default-src 'none'; script-src 'sha256-{hash}'; style-src 'unsafe-inline';
@@ -31,7 +26,9 @@ _PAGE = """<!doctype html>
 <title>{title}</title>
 <style>
 :root {{ color-scheme: light dark; }}
-body {{ margin: 0 auto; padding: 16px 12px 32px; max-width: 1264px;
+:root[data-scheme=light] {{ color-scheme: light; }}
+:root[data-scheme=dark] {{ color-scheme: dark; }}
+body {{ margin: 0 auto; padding: 12px 12px 24px; max-width: 1400px;
   background: light-dark(#ffffff, #17161c); }}
 {css}</style>
 <main id="explorer"></main>
@@ -48,14 +45,14 @@ def _base64(value): # bytes -> text, which JSON can hold
 
 def explorer_page(
     state:dict,  # traits of the explorer and their values; bytes may be among them
-    script:str,  # the module that draws, with its `render`
+    script:str,  # the module that draws, with `render`, `State` and `followTheme`
     css:str,     # how it looks
     title:str    # of the page
 ) -> str: # HTML
     "A page that needs no server, no kernel and no request. TypeError for what JSON cannot hold."
     # or a label could end the script
     state = json.dumps(state, default=_base64).replace('<', '\\u003c')
-    script += _STAND_IN
+    script += _START
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return _PAGE.format(title=html.escape(title), css=css, state=state, script=script,
                         policy=_POLICY.replace('\n', '').format(hash=digest))
