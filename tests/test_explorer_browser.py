@@ -283,7 +283,7 @@ def test_phones_and_dark_mode(page, width, scheme):
     model, ex = explorer('both', classes=['a class with a long name and no end of it']*10, compare=1)
     with page(ex, viewport=dict(width=width, height=800), color_scheme=scheme) as page:
         assert page.run('return document.documentElement.scrollWidth') <= width
-        assert page.run("""return [...document.querySelectorAll('.vx *')].filter(e => e.checkVisibility() && !e.closest('.vx-status')
+        assert page.run("""return [...document.querySelectorAll('.vx *')].filter(e => e.checkVisibility() && !e.closest('.vx-status, .vx-tools')
             && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML)""") == []
         def brightness(what): return sum(page.run("""const c = document.createElement('canvas').getContext('2d');
             c.fillStyle = getComputedStyle(document.querySelector('.vx'))[args[0]]; c.fillRect(0, 0, 1, 1); return Array.from(c.getImageData(0, 0, 1, 1).data)""", what)[:3])/765

@@ -304,8 +304,9 @@ class Pane {
     const at = now < 0 ? Math.floor(h / 2) * w + Math.floor(w / 2) : now;   // from a prefix token: begin in the middle
     let [r, c] = [Math.floor(at / w), at % w];
     const moves = { ArrowLeft: () => c--, ArrowRight: () => c++, ArrowUp: () => r--, ArrowDown: () => r++, Home: () => c = 0, End: () => c = w - 1 };
+    if (this.view.tool?.key?.(event.key)) { event.preventDefault(); event.stopPropagation(); return; }
     const use = event.key === 'Enter' || event.key === ' ';
-    if (use && now >= 0 && this.view.tool) { event.preventDefault(); this.view.tool.press(now + n_prefix); return; }
+    if (use && this.view.tool) { event.preventDefault(); this.view.tool.press(this.view.get('query')); return; }
     if (!moves[event.key] || event.ctrlKey || event.altKey || event.metaKey) return;
     event.preventDefault();     // the page shall not scroll,
     event.stopPropagation();    // and a notebook not change cells
@@ -587,7 +588,7 @@ export class State {
   }
 
   save_changes() {
-    const text = '#' + new URLSearchParams(State.kept.map(name => [name, this.get(name)]));
+    const text = '#' + new URLSearchParams(this.constructor.kept.map(name => [name, this.get(name)]));
     try { history.replaceState(null, '', text); } catch { /* a page inside a page has no address of its own */ }
   }
 

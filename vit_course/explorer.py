@@ -20,6 +20,7 @@ from .tools.image_files import open_image
 from .patches import pair
 from .tools.capture import capture_attention, evaluating
 from .tools.explorer_page import explorer_page
+from .tools.live_page import live_page
 from .vit import unwrap_model
 
 # %% ../nbs/10_explorer.ipynb #9e2d27ed
@@ -278,7 +279,24 @@ class AttentionExplorer(anywidget.AnyWidget):
         request to anywhere. OSError when that fails. An image takes 4/3 of the bytes
         that `image_record` says."""
         state = {name: getattr(self, name) for name in self._shown}
-        page = explorer_page(state, str(self._esm), str(self._css), title)
+        self._write(path, explorer_page(state, str(self._esm), str(self._css), title))
+
+    def save_live(self,
+        path,                                   # of the file
+        title:str='Vision Transformer, live'    # of the page
+    ):
+        """Write a page with the model in it, which looks at any image: two bytes a
+        weight, and a third more. The images are there as examples. ValueError for
+        several models, and for one that is too large or has parts that the page lacks;
+        OSError when writing fails."""
+        if len(self._models) > 1: raise ValueError("a live page holds one model")
+        model, = self._models.values()
+        examples = {p['label']: p['photo'] or p['image'] for p in self.images}
+        state = {n: getattr(self, n) for n in ('opacity', 'interpolation', 'scale')}
+        self._write(path, live_page(model, examples, self._classes, *self._scaling,
+                                    title=title, state=state))
+
+    def _write(self, path, page):
         with atomic_write(path) as part:
             part.write_text(page, encoding='utf-8', newline='\n')
 
