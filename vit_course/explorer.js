@@ -606,7 +606,7 @@ export class State {
   }
 }
 
-/** Light or dark as the course's site was set, now and when the page around this one says otherwise. */
+/** Light or dark as the course's site was set, now and when the page around this one says otherwise; that one is told our height. */
 export function followTheme() {
   const use = scheme => { if (['light', 'dark'].includes(scheme)) document.documentElement.dataset.scheme = scheme; };
   try {
@@ -614,7 +614,9 @@ export function followTheme() {
     use({ alternate: 'dark', default: 'light' }[kept]);
   } catch { /* storage is forbidden in some pages */ }
   addEventListener('message', ({ data }) => use(data?.scheme));
-  if (parent !== window) new ResizeObserver(() => parent.postMessage({ explorerHeight: document.documentElement.offsetHeight }, '*')).observe(document.documentElement);
+  if (parent === window) return;
+  document.documentElement.dataset.framed = '';
+  new ResizeObserver(() => parent.postMessage({ explorerHeight: document.documentElement.offsetHeight }, '*')).observe(document.documentElement);
 }
 
 /** anywidget calls this for every place where the widget is shown. */

@@ -19,7 +19,7 @@ from .data import DataError
 from .tools.image_files import open_image
 from .patches import pair
 from .tools.capture import capture_attention, evaluating
-from .tools.explorer_page import explorer_page
+from .tools.explorer_page import encode_photo, encode_pixels, explorer_page
 from .tools.live_page import live_page
 from .vit import unwrap_model
 
@@ -83,20 +83,6 @@ def unpack_scores(
 # %% ../nbs/10_explorer.ipynb #2299fa47
 METHODS = ('raw', 'rollout', 'relevance')
 
-def _file(image): # uint8 (H,W,C) -> PNG, or JPEG when it is larger
-    image = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
-    file, small = io.BytesIO(), image.width * image.height <= 64*64
-    if small: image.save(file, 'PNG', optimize=True)
-    else: image.save(file, 'JPEG', quality=92, subsampling=0)
-    return file.getvalue()
-
-def _photo(image, w, h): # JPEG of a PIL image with more pixels than the model sees
-    if image.width <= w or image.height <= h: return None
-    sharp, file = image.copy(), io.BytesIO()
-    sharp.thumbnail((640, 640))
-    sharp.save(file, 'JPEG', quality=80)
-    return file.getvalue() if sharp.width > w else None
-
 def _relevances(model, x, classes): # rows of each class (T,T), packed
     for c in classes:
         R = relevance(model, x, c['id'])[0].float().cpu()
@@ -128,7 +114,7 @@ def image_record(
     made = dict(label=str(label).encode('utf-8', 'replace').decode(),
                 grid=list(vit.grid), n_prefix=vit.n_prefix, layers=cfg.depth,
                 heads=cfg.heads, patch=list(pair(cfg.patch_size)), classes=[],
-                image=_file(image), maps=None, q=None, k=None, steps=[],
+                image=encode_pixels(image), maps=None, q=None, k=None, steps=[],
                 rollout=pack_rows(joint).tobytes(), relevance=None)
     if len(joint) <= 2 * cfg.dim // cfg.heads:
         made['maps'] = pack_rows(cap.weights.cpu().numpy()).tobytes()
@@ -167,9 +153,8 @@ class AttentionExplorer(anywidget.AnyWidget):
     interpolation = traitlets.Enum(('nearest', 'bilinear'), 'nearest').tag(sync=True)
     scale = traitlets.Enum(('own', 'shared'), 'own').tag(sync=True)
     sharp = traitlets.Bool(True).tag(sync=True)
-    _shown = ('images', 'image', 'compare', 'query', 'layer', 'head', 'method',
-              'target', 'opacity', 'interpolation', 'scale',
-              'sharp') # what a page needs
+    _shown = ('images image compare query layer head method target opacity '
+              'interpolation scale sharp').split() # what a page needs
 
     def __init__(self,
         model:nn.Module|dict,    # a VisionTransformer; or several, {name: model}
@@ -206,20 +191,19 @@ class AttentionExplorer(anywidget.AnyWidget):
             (H, W), C = pair(cfg.img_size), cfg.in_chans
             if C not in (1, 3):
                 raise ValueError(f"this model takes images of {C} channels: only grey "
-                                 "and RGB are shown")
+                                 "and RGB are seen")
             if isinstance(image, torch.Tensor):
                 x, photo = image[None], None
-                shown = unnormalise(x, *self._scaling)[0].numpy()
+                seen = unnormalise(x, *self._scaling)[0].numpy()
             else:
                 file = isinstance(image, (str, Path, io.BytesIO))
                 im = open_image(image) if file else Image.fromarray(np.asarray(image))
                 im = im.convert('L' if C == 1 else 'RGB')
-                shown = np.array(im.resize((W, H), Image.Resampling.BILINEAR))
-                shown, photo = shown.reshape(H, W, C), _photo(im, W, H)
-                x = normalise(torch.from_numpy(shown)[None], *self._scaling)
+                seen = np.array(im.resize((W, H), Image.Resampling.BILINEAR))
+                seen, photo = seen.reshape(H, W, C), encode_photo(im, W, H)
+                x = normalise(torch.from_numpy(seen)[None], *self._scaling)
             label = f'{name} · {model_name}' if model_name else name
-            record = image_record(model, x, shown, label, self._classes)
-            yield record | dict(photo=photo)
+            yield image_record(model, x, seen, label, self._classes) | dict(photo=photo)
 
     def _fits(self, i): # what each trait may be while image `i` is shown
         p = self.images[i]
@@ -285,16 +269,14 @@ class AttentionExplorer(anywidget.AnyWidget):
         path,                                   # of the file
         title:str='Vision Transformer, live'    # of the page
     ):
-        """Write a page with the model in it, which looks at any image: two bytes a
-        weight, and a third more. The images are there as examples. ValueError for
-        several models, and for one that is too large or has parts that the page lacks;
-        OSError when writing fails."""
+        """Write a page with the model in it, which looks at any image. The images are
+        there as examples. ValueError for several models, one that is too large, or one
+        with parts that the page lacks; OSError when writing fails."""
         if len(self._models) > 1: raise ValueError("a live page holds one model")
         model, = self._models.values()
         examples = {p['label']: p['photo'] or p['image'] for p in self.images}
-        state = {n: getattr(self, n) for n in ('opacity', 'interpolation', 'scale')}
-        self._write(path, live_page(model, examples, self._classes, *self._scaling,
-                                    title=title, state=state))
+        page = live_page(model, examples, self._classes, *self._scaling, title=title)
+        self._write(path, page)
 
     def _write(self, path, page):
         with atomic_write(path) as part:

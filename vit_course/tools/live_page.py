@@ -71,8 +71,7 @@ def live_page(
     mean:float|list=0.5,          # of pixels in [0, 1]: a number, or one a channel
     std:float|list=0.5,           # deviation, likewise
     title:str='Vision Transformer, live',
-    site:str=SITE,                # where the chapters are, which the page links to
-    state:dict=None               # traits of the explorer, such as scale='shared'
+    site:str=SITE                 # where the chapters are, which the page links to
 ) -> str: # HTML
     "A page with the model in it. ValueError as from `pack_weights`, and for other channels."
     vit = unwrap_model(model)
@@ -85,12 +84,12 @@ def live_page(
                                       std=each(std), crc32=zlib.crc32(numbers))
     record = dict(grid=list(vit.grid), n_prefix=vit.n_prefix, layers=cfg.depth, heads=cfg.heads,
                   patch=size['patch_size'], label='')
-    start = dict(query=0, compare=-1, method='raw', target=-1, opacity=.6, interpolation='nearest',
-                 scale='own', sharp=True, image=0)
+    start = dict(image=0, compare=-1, query=0, method='raw', target=-1, opacity=.6, scale='own',
+                 interpolation='nearest', sharp=True)
     facts = (f"{count_parameters(vit)/1e6:.1f} million weights, {cfg.depth} layers of "
              f"{cfg.heads} heads, {vit.grid[0]} × {vit.grid[1]} patches.")
     page = dict(cfg=known, record=record, classes=classes, title=title, site=site, facts=facts,
-                state=start | (state or {}),
+                state=start,
                 examples=[dict(label=str(name), file=base64.b64encode(file).decode())
                           for name, file in examples.items()])
     script = _joined('explorer.js', 'walk.js', 'live.js') + '\nstart();\n'
