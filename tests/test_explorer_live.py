@@ -90,15 +90,21 @@ def tiny():
     return report.model.eval(), report.classes
 
 
-def test_50_images_as_pytorch(live, tiny):
-    "To 1e-3 in every logit and every attention weight; noise, flat colours, gradients."
+@pytest.mark.parametrize('how', ['WebAssembly', 'loops'])
+def test_50_images_as_pytorch(browser, tmp_path, tiny, how):
+    "To 1e-3 in every logit and every attention weight; noise, flat colours, gradients. With WebAssembly, and where it is missing."
     model, classes = tiny
+    text = live_page(model, {}, classes)
+    assert text.count('new WebAssembly.Module(') == 1
+    if how == 'loops': text = text.replace('new WebAssembly.Module(', 'new Missing(')
+    (tmp_path/'live.html').write_text(text, encoding='utf-8')
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:32, :32]/31
     images = [rng.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(20)]
     images += [np.full((32, 32, 3), rng.integers(0, 256, 3), np.uint8) for _ in range(10)]
     images += [np.uint8(255*np.stack([abs(np.sin(3*(a*x + b*y + c))) for c in range(3)], -1)) for a, b in rng.normal(size=(20, 2))]
-    with live(model, classes=classes) as page, torch.no_grad():
+    with Page(browser, tmp_path/'live.html') as page, torch.no_grad():
+        assert page.run('return live.made.simd') == (how == 'WebAssembly')
         for image in images:
             x = scaled(image)
             made, logits, want = page.forward(x[0]), model(x)[0].numpy(), attention_maps(model, x)[:, 0].numpy()

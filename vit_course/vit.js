@@ -1,6 +1,9 @@
 // The forward pass of a Vision Transformer, in the names and the order of vit_course/vit.py. All arrays are flat and row-major,
 // so (T,D) is T rows of D numbers; T counts the class token and registers. One image at a time, float32, no dependencies.
 // A page runs this file in a Worker: see the last lines for what it is asked and what it answers.
+import { Simd } from './simd.js';
+
+let simd = null;    // the same product in WebAssembly, where the browser has it: several times as fast
 
 /** Image (C,H,W) -> tokens (N, C*P_h*P_w), patches in row-major order, each flattened as (C,P_h,P_w). */
 export function patchify(x, { in_chans: C, img_size: [H, W], patch_size: [ph, pw] }) {
@@ -15,6 +18,8 @@ export function patchify(x, { in_chans: C, img_size: [H, W], patch_size: [ph, pw
 /** x Wᵀ + b: (n,D) -> (n,O), with W (O,D). Four rows of x meet four of W at a time, so that each number that is loaded is
  *  used four times. Past the end the last row is computed again, which changes nothing. */
 export function linear(x, { weight, bias }) {
+  const fast = simd?.linear(x, { weight, bias });
+  if (fast) return fast;
   const O = bias.length, D = weight.length / O, n = x.length / D, y = new Float32Array(n * O);
   for (let t = 0; t < n; t += 4) {
     const t1 = Math.min(t + 1, n - 1), t2 = Math.min(t + 2, n - 1), t3 = Math.min(t + 3, n - 1);
@@ -212,9 +217,16 @@ function resize_width(rgba, h, w, W) {                                  // (h,w,
   return output;
 }
 
+/** At most how many numbers go into and come out of one `linear`. */
+function passing({ grid: [h, w], registers, dim, mlp_dim, num_classes, in_chans, patch_size: [ph, pw] }) {
+  const T = 1 + registers + h * w;
+  return (2 * T + 1) * Math.max(3 * dim, mlp_dim, num_classes, in_chans * ph * pw, T);
+}
+
 /** float16 weights as they lie in the page -> a tree of Float32Arrays. `index` has a name and a length for each, in order.
  *  RangeError when the block is not what was written. */
-export function unpack_weights(bytes, { index, crc32: expected }) {
+export function unpack_weights(bytes, cfg) {
+  const { index, crc32: expected } = cfg;
   const table = Uint32Array.from({ length: 256 }, (_, n) => { for (let i = 0; i < 8; i++) n = n & 1 ? 0xedb88320 ^ (n >>> 1) : n >>> 1; return n; });
   let crc = -1;
   for (let i = 0; i < bytes.length; i++) crc = table[(crc ^ bytes[i]) & 255] ^ (crc >>> 8);
@@ -223,11 +235,14 @@ export function unpack_weights(bytes, { index, crc32: expected }) {
     const sign = h >> 15 ? -1 : 1, exponent = h >> 10 & 31, fraction = h & 1023;
     return sign * (exponent ? 2 ** (exponent - 25) * (1024 + fraction) : 2 ** -24 * fraction);
   });
+  const total = index.reduce((sum, [, length]) => sum + length, 0);
+  try { simd = new Simd(total, passing(cfg)); } catch { simd = null; }
   const codes = new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.length >> 1), params = {};
   let at = 0;
   for (const [name, length] of index) {
     const path = name.split('.'), last = path.pop(), place = path.reduce((o, key) => o[key] ??= {}, params);
-    place[last] = Float32Array.from(codes.subarray(at, at += length), h => float[h]);
+    const numbers = place[last] = simd ? simd.keep(length) : new Float32Array(length);
+    for (let i = 0; i < length; i++) numbers[i] = float[codes[at++]];
   }
   return params;
 }
@@ -245,7 +260,7 @@ if (typeof WorkerGlobalScope !== 'undefined') {
     }
     if (rgba) return { pixels: resize(rgba, size, model.cfg.img_size) };
     const start = performance.now(), made = model.forward(question.x ?? normalise(question.rgba, model.cfg), question);
-    return { ms: performance.now() - start, ...made };
+    return { ms: performance.now() - start, simd: Boolean(simd), ...made };
   };
   self.onmessage = ({ data }) => {
     try { self.postMessage({ id: data.id, ...answer(data) }); } catch (error) { self.postMessage({ id: data.id, error: error.message }); }

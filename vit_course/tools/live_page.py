@@ -74,27 +74,29 @@ def live_page(
     site:str=SITE                 # where the chapters are, which the page links to
 ) -> str: # HTML
     "A page with the model in it. ValueError as from `pack_weights`, and for other channels."
-    vit = unwrap_model(model)
-    cfg, C = vit.cfg, vit.cfg.in_chans
+    model = unwrap_model(model)
+    cfg, C = model.cfg, model.cfg.in_chans
     if C not in (1, 3): raise ValueError(f"images of {C} channels cannot be shown: only 1 or 3")
-    index, numbers = pack_weights(vit)
+    index, numbers = pack_weights(model)
     each = lambda v: torch.as_tensor(v).double().expand(C).tolist()
     size = dict(img_size=list(pair(cfg.img_size)), patch_size=list(pair(cfg.patch_size)))
-    known = asdict(cfg) | size | dict(grid=list(vit.grid), index=index, mean=each(mean),
+    known = asdict(cfg) | size | dict(grid=list(model.grid), index=index, mean=each(mean),
                                       std=each(std), crc32=zlib.crc32(numbers))
-    record = dict(grid=list(vit.grid), n_prefix=vit.n_prefix, layers=cfg.depth, heads=cfg.heads,
+    record = dict(grid=list(model.grid), n_prefix=model.n_prefix, layers=cfg.depth, heads=cfg.heads,
                   patch=size['patch_size'], label='')
     start = dict(image=0, compare=-1, query=0, method='raw', target=-1, opacity=.6, scale='own',
                  interpolation='nearest', sharp=True)
-    facts = (f"{count_parameters(vit)/1e6:.1f} million weights, {cfg.depth} layers of "
-             f"{cfg.heads} heads, {vit.grid[0]} × {vit.grid[1]} patches.")
+    facts = (f"{count_parameters(model)/1e6:.1f} million weights, {cfg.depth} layers of "
+             f"{cfg.heads} heads, {model.grid[0]} × {model.grid[1]} patches.")
     page = dict(cfg=known, record=record, classes=classes, title=title, site=site, facts=facts,
                 state=start,
                 examples=[dict(label=str(name), file=base64.b64encode(file).decode())
                           for name, file in examples.items()])
     script = _joined('explorer.js', 'walk.js', 'live.js') + '\nstart();\n'
-    policy = content_policy(script) + '; worker-src blob:'
-    return _PAGE.format(policy=policy, title=html.escape(title), script=script, vit=_read('vit.js'),
+    policy = content_policy(script).replace('script-src', "script-src 'wasm-unsafe-eval'")
+    policy += '; worker-src blob:'
+    vit = _joined('simd.js', 'vit.js')
+    return _PAGE.format(policy=policy, title=html.escape(title), script=script, vit=vit,
                         css=_read('explorer.css') + _read('live.css'),
                         page=json.dumps(page).replace('<', '\\u003c'),
                         weights=base64.b64encode(numbers).decode())
