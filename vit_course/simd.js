@@ -49,20 +49,22 @@ export class Simd {
     const module = new WebAssembly.Module(assemble());
     this.run = new WebAssembly.Instance(module, { js: { memory: this.memory } }).exports.linear;
     this.all = new Float32Array(this.memory.buffer);
-    this.kept = 0;
+    this.kept = this.calls = 0;
   }
 
   keep(length) { return this.all.subarray(this.kept, this.kept += length); }
 
   linear(x, { weight, bias }) {
     const O = bias.length, D = weight.length / O, n = x.length / D;
+    const here = array => array.buffer === this.memory.buffer, passing = [x, weight, bias].filter(array => !here(array));
     let free = this.kept;
+    if (D % 4 || passing.reduce((sum, array) => sum + array.length, free + n * O) > this.all.length) return null;
     const place = array => {                                            // an address, in bytes
-      if (array.buffer === this.memory.buffer) return array.byteOffset;
+      if (here(array)) return array.byteOffset;
       this.all.set(array, free);
       return 4 * ((free += array.length) - array.length);
     };
-    if (D % 4 || free + (array => array.reduce((sum, a) => sum + a.length, n * O))([x, weight, bias]) > this.all.length) return null;
+    this.calls++;
     this.run(place(x), place(weight), place(bias), 4 * free, n, O, D);
     return this.all.slice(free, free + n * O);
   }

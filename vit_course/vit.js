@@ -260,7 +260,7 @@ if (typeof WorkerGlobalScope !== 'undefined') {
     }
     if (rgba) return { pixels: resize(rgba, size, model.cfg.img_size) };
     const start = performance.now(), made = model.forward(question.x ?? normalise(question.rgba, model.cfg), question);
-    return { ms: performance.now() - start, simd: Boolean(simd), ...made };
+    return { ms: performance.now() - start, simd: simd?.calls ?? 0, ...made };
   };
   self.onmessage = ({ data }) => {
     try { self.postMessage({ id: data.id, ...answer(data) }); } catch (error) { self.postMessage({ id: data.id, error: error.message }); }
