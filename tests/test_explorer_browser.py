@@ -291,6 +291,114 @@ def test_phones_and_dark_mode(page, width, scheme):
         assert (back < text) == (scheme == 'dark') and abs(back - text) > .6
 
 
+PHOTO = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize('width,height,beside', [(390, 844, False), (1100, 768, True), (1366, 768, True)])
+def test_the_map_is_in_sight(page, width, height, beside):
+    "After a tap on the image, without scrolling: under the image on a phone, beside it on a screen."
+    ex = AttentionExplorer(make_model(img_size=32, patch_size=4, depth=12, heads=4), {'a': PHOTO, 'b': PHOTO})
+    with page(ex, viewport=dict(width=width, height=height), has_touch=True) as page:
+        page.stage.tap(position=page.point(2, 5, (8, 8)))
+        image, large = (page.tab.locator(f'.vx-{name} .vx-stage').bounding_box() for name in ('query', 'large'))
+        for box in (image, large): assert box['y'] >= 0 and box['y'] + box['height'] <= height, box
+        if beside: assert large['x'] >= image['x'] + image['width'] and large['y'] == image['y']
+        else: assert large['y'] >= image['y'] + image['height'] and large['x'] == image['x']
+        assert page.trait('query') == 1 + 2*8 + 5
+        large_stage = page.tab.locator('.vx-large .vx-stage')
+        large_stage.tap(position=page.point(7, 0, (8, 8)))                # both answer
+        assert page.trait('query') == 1 + 7*8
+
+
+def test_means_of_heads_and_layers(page):
+    model, ex = explorer('registers', n=1, query=9)
+    W = unpack_rows(np.frombuffer(ex.images[0]['maps'], np.uint8).reshape(2, 2, 28, 28))[:, :, 9]
+    with page(ex) as page:
+        cells = page.tab.locator('.vx-heads canvas')
+        assert cells.count() == 9
+        for number, layer, head, want in ((2, 0, -1, W[0].mean(0)), (7, -1, 1, W[:, 1].mean(0)), (8, -1, -1, W.mean((0, 1))), (4, 1, 1, W[1, 1])):
+            cells.nth(number).click()
+            assert (page.trait('layer'), page.trait('head')) == (layer, head)
+            page.settle()
+            assert np.abs(page.row() - want).max() < 1e-6
+        assert cells.nth(4).get_attribute('aria-selected') == 'true' and cells.nth(8).get_attribute('aria-label') == 'mean of layers, mean of heads'
+        for key, at in (('ArrowRight', (1, -1)), ('ArrowDown', (-1, -1)), ('ArrowDown', (-1, -1)), ('ArrowLeft', (-1, 1)), ('ArrowUp', (1, 1))):
+            page.tab.locator('.vx-heads [tabindex="0"]').press(key)
+            assert (page.trait('layer'), page.trait('head')) == at
+
+
+def test_the_photograph_and_what_the_model_sees(page):
+    open_page = page
+    model = make_model(img_size=32)
+    with open_page(AttentionExplorer(model, {'a': PHOTO})) as page:
+        def size(): return page.run("return [...document.querySelectorAll('.vx-photo')].map(c => [c.width, c.height])")
+        assert size() == [[400, 300]]*2
+        page.tab.get_by_label('what the model sees').check()
+        page.settle()
+        assert size() == [[32, 32]]*2
+    with open_page(AttentionExplorer(model, {'a': PHOTO[:32, :32]})) as page: assert page.tab.get_by_label('what the model sees').count() == 0
+
+
+def test_a_view_is_kept_in_the_address(page):
+    model, ex = explorer('square', n=2, query=3)
+    with page(ex) as page:
+        page.stage.click(position=page.point(2, 3, (4, 4)))
+        page.tab.locator('.vx-image select').select_option('1')
+        page.tab.locator('.vx-heads canvas').nth(3).click()               # layer 1, head 0
+        page.tab.get_by_label('one scale for all').check()
+        page.settle()
+        fragment = page.tab.evaluate('location.hash')
+        assert fragment == '#image=1&query=12&layer=1&head=0&method=raw&scale=shared'
+        page.tab.evaluate("location.hash = '#query=5&method=rollout'")    # somebody edits it, or goes back
+        page.tab.locator('.vx-large h3', has_text='Rollout').wait_for()
+        assert page.trait('query') == 5
+        for bad in ('#query=99&layer=-2&method=__proto__&image=7&scale=log', '#query=&head=1.5', '#%00'):
+            page.tab.evaluate('hash => { location.hash = hash }', bad)
+            page.settle()
+            assert (page.trait('query'), page.trait('layer'), page.trait('head'), page.trait('image'), page.trait('scale')) == (5, 1, 0, 1, 'shared')
+
+
+def test_save_png(page, tmp_path):
+    from PIL import Image
+    model, ex = explorer('registers', n=2, query=9, compare=1)
+    with page(ex) as page:
+        with page.tab.expect_download() as download: page.tab.get_by_role('button', name='Save PNG').click()
+        download.value.save_as(tmp_path/'saved.png')
+        image = np.asarray(Image.open(tmp_path/'saved.png').convert('RGB'))
+        assert download.value.suggested_filename == 'attention.png'
+        assert image.shape[0] > 800 and image.shape[1] > 1000 and len(np.unique(image.reshape(-1, 3), axis=0)) > 100
+        page.requests[:] = page.requests[:1]                              # the download is a request to the page itself
+
+
+def test_why_a_method_is_missing_is_said(page):
+    open_page = page
+    with open_page(AttentionExplorer(make_model(num_classes=0), make_photo(make_model()))) as page:
+        assert 'No relevance: this model has no classes.' in page.tab.locator('.vx-hint').text_content()
+    with open_page(explorer('square')[1]) as page:
+        assert 'No relevance' not in page.tab.locator('.vx-hint').text_content() and 'Raw:' in page.tab.locator('.vx-hint').text_content()
+
+
+def test_a_frame_follows_its_page(browser, tmp_path):
+    "The site's theme, and a height that fits."
+    model, ex = explorer('square', n=1)
+    ex.save_html(tmp_path/'page.html')
+    inner = (tmp_path/'page.html').read_text(encoding='utf-8').replace('&', '&amp;').replace('"', '&quot;')
+    (tmp_path/'outer.html').write_text(f'''<script>addEventListener('message', e => window.told = e.data)</script>
+        <iframe sandbox="allow-scripts" style="width: 800px; height: 300px" srcdoc="{inner}"></iframe>''', encoding='utf-8')
+    tab = browser.new_page(color_scheme='light')
+    tab.goto((tmp_path/'outer.html').as_uri())
+    frame = tab.frame_locator('iframe').locator('.vx')
+    frame.wait_for()
+    tab.wait_for_function('window.told?.explorerHeight > 400')
+    def colour(): return frame.evaluate('e => getComputedStyle(e).backgroundColor')
+    light = colour()
+    tab.evaluate("document.querySelector('iframe').contentWindow.postMessage({ scheme: 'dark' }, '*')")
+    until(lambda: colour() != light, 10)
+    tab.evaluate("document.querySelector('iframe').contentWindow.postMessage({ scheme: 'light' }, '*')")
+    until(lambda: colour() == light, 10)
+    tab.close()
+
+
 SETUP = '''
 import asyncio, sys
 from pathlib import Path

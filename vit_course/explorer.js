@@ -594,7 +594,7 @@ export class State {
 
   /** The fragment's values, as far as they exist. */
   read() {
-    const given = new URLSearchParams(location.hash.slice(1)), { images } = this.values, number = name => Number(given.get(name) ?? NaN);
+    const given = new URLSearchParams(location.hash.slice(1)), { images } = this.values, number = name => /^-?\d+$/.test(given.get(name)) ? Number(given.get(name)) : NaN;
     const valid = (name, from, end) => Number.isInteger(number(name)) && number(name) >= from && number(name) < end;
     if (valid('image', 0, images.length)) this.set('image', number('image'));
     const p = images[this.get('image')];

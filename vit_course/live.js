@@ -29,8 +29,8 @@ class LiveState extends State {
   static kept = ['example', ...State.kept.filter(name => name !== 'image')];
   read() {
     super.read();
-    const n = Number(new URLSearchParams(location.hash.slice(1)).get('example') ?? NaN);
-    if (Number.isInteger(n) && n >= 0 && n < this.values.examples) this.set('example', n);
+    const n = new URLSearchParams(location.hash.slice(1)).get('example');
+    if (/^\d+$/.test(n) && n < this.values.examples) this.set('example', Number(n));
   }
 }
 
