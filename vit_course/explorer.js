@@ -222,7 +222,7 @@ class Pane {
 
     this.ends = [make('span'), make('span')];
     this.facts = make('dl', { className: 'vx-facts' });
-    this.element = make('section', { className: 'vx-pane' }, make('div', { className: 'vx-columns' },
+    this.element = make('section', { className: heads > 8 ? 'vx-pane vx-many' : 'vx-pane' }, make('div', { className: 'vx-columns' },
       make('div', { className: 'vx-query' }, make('div', { className: 'vx-head' }, this.label = make('h3'),
         make('div', { className: 'vx-chips', role: 'group', 'aria-label': 'Prefix tokens' }, ...this.chips)), this.stage),
       make('div', { className: 'vx-large' }, make('div', { className: 'vx-head' }, this.title = make('h3')), this.stages[1],
