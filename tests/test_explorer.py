@@ -304,6 +304,24 @@ def test_other_types_of_numbers():
     assert np.abs(share(a['maps'], 4, 5, 5) - share(b['maps'], 4, 5, 5)).max() < .05
 
 
+@pytest.mark.parametrize('case', CASES)
+def test_a_picture_where_there_are_no_widgets(case):
+    "The map that is looked at stands in the middle: its brightest patch is where the weight is largest."
+    model, ex = explorer(case, n=1, layer=1, head=0)
+    (h, w), n, W = model.grid, model.n_prefix, weights(model, make_photo(model))
+    ex.query = n + 1
+    data, _ = ex._repr_mimebundle_()
+    image = np.asarray(Image.open(io.BytesIO(base64.b64decode(data['image/png']))).convert('RGB')).astype(float)
+    H, side = 320, round(320*model.cfg.grid[1]*ex.images[0]['patch'][1]/(h*ex.images[0]['patch'][0]))
+    photo, over = image[:H, :side], image[:H, side + 16:2*side + 16]
+    patches = (over - .4*photo).mean(-1)[[int((r + .5)*H/h) for r in range(h)]][:, [int((c + .5)*side/w) for c in range(w)]].ravel()
+    row = W[1, 0, n + 1, n:]
+    assert np.corrcoef(patches, np.minimum(row, np.quantile(row, .98)))[0, 1] > .8
+    assert 'application/vnd.jupyter.widget-view+json' in data and data['text/plain'] == repr(ex)
+    ex.layer = ex.head = -1
+    assert ex._repr_mimebundle_()[0]['image/png'] != data['image/png']
+
+
 def test_compiled_and_wrapped_models():
     model = make_model()
     photo = make_photo(model)

@@ -19,8 +19,9 @@ from .data import DataError
 from .tools.image_files import open_image
 from .patches import pair
 from .tools.capture import capture_attention, evaluating
-from .tools.explorer_page import encode_photo, encode_pixels, explorer_page
-from .tools.live_page import live_page
+from .tools.explorer_page import (NamedBytes, encode_photo, encode_pixels,
+                                            explorer_page, still)
+from .tools.live_page import SITE, live_page
 from .vit import unwrap_model
 
 # %% ../nbs/10_explorer.ipynb #9e2d27ed
@@ -241,6 +242,12 @@ class AttentionExplorer(anywidget.AnyWidget):
         look = ', '.join(f'{name}={getattr(self, name)!r}' for name in names)
         return f"AttentionExplorer({len(self.images)} images, {look})"
 
+    def _repr_mimebundle_(self, **kw): # a picture, too, where there are no widgets
+        data, meta = super()._repr_mimebundle_(**kw)
+        png = still(self.images[self.image], self.query, self.layer, self.head,
+                    f'{self!r}; live: {SITE}explorer.html', unpack_rows, unpack_scores)
+        return data | {'image/png': png}, meta
+
     def add_image(self,
         image,         # as in the constructor
         name:str=None  # its label
@@ -260,8 +267,7 @@ class AttentionExplorer(anywidget.AnyWidget):
         title:str='Attention explorer'  # of the page
     ):
         """Write the explorer as it stands into one HTML file: no server, no kernel, no
-        request to anywhere. OSError when that fails. An image takes 4/3 of the bytes
-        that `image_record` says."""
+        request to anywhere. OSError when that fails."""
         state = {name: getattr(self, name) for name in self._shown}
         self._write(path, explorer_page(state, str(self._esm), str(self._css), title))
 
@@ -283,13 +289,6 @@ class AttentionExplorer(anywidget.AnyWidget):
             part.write_text(page, encoding='utf-8', newline='\n')
 
 # %% ../nbs/10_explorer.ipynb #fc9eb254
-class _Upload(io.BytesIO):
-    "Bytes with a name, for messages."
-    def __init__(self, content, name):
-        super().__init__(content)
-        self.filename = name
-    def __str__(self): return self.filename
-
 class ExplorerControls(ipywidgets.VBox):
     "What `AttentionExplorer.controls` gives, to display beside it or to take apart."
     def __init__(self, explorer:AttentionExplorer):
@@ -339,6 +338,6 @@ class ExplorerControls(ipywidgets.VBox):
     def _read(self, change): # files that somebody chose
         self._trouble.value = ''
         for file in change.new:
-            upload = _Upload(file['content'], file['name'])
+            upload = NamedBytes(file['content'], file['name'])
             try: self._explorer.add_image(upload, file['name'])
             except DataError as e: self._trouble.value = str(e)
