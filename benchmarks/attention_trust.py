@@ -2,7 +2,7 @@
 
 Fits a linear head for CIFAR-10 on the frozen features of a pretrained ViT, then measures deletion and insertion areas
 of five maps on held-out test images, and how far each map changes when the weights are shuffled from the top down. Writes
-report/results/attention_trust.json, which chapter 9 reads. CIFAR10_FOLDER holds train/<class>/ and test/<class>/ with pictures. With
+report/results/attention_trust.json, which chapter 9 reads. CIFAR10_FOLDER holds train/<class>/ and test/<class>/ with images. With
 `--checkpoint vit-tiny-4-cifar10` the model is one that has a head for these classes, and the file attention_trust_tiny.json."""
 import argparse, sys, time
 from pathlib import Path
@@ -65,7 +65,7 @@ def features(loader):
 
 
 def fit_head(train):
-    "A linear head on what the model makes of these pictures, which are standardised first."
+    "A linear head on what the model makes of these images, which are standardised first."
     f, y = features(train)
     middle, spread = f.mean(0), f.std(0)
     weight, bias = torch.zeros(len(classes), f.shape[1], device=device, requires_grad=True), torch.zeros(len(classes), device=device, requires_grad=True)
@@ -79,14 +79,14 @@ def fit_head(train):
     with torch.no_grad():
         model.head.weight.copy_(weight/spread)
         model.head.bias.copy_(bias - (weight*middle/spread).sum(1))
-    note(f'head fitted to {len(f)} pictures')
+    note(f'head fitted to {len(f)} images')
 
 
 if not args.checkpoint: fit_head(batches('train', args.train))
 test = batches('test', args.images, bs=50)
 tf, ty = features(test)
 with torch.no_grad(): accuracy = (model.head(tf).argmax(1) == ty).float().mean().item()
-note(f'accuracy of the head on {len(tf)} test pictures {accuracy:.3f}')
+note(f'accuracy of the head on {len(tf)} test images {accuracy:.3f}')
 
 
 def maps_of(m, x, target):

@@ -16,7 +16,7 @@ args = p.parse_args()
 
 
 class Double(Callback):
-    "Pictures in float64."
+    "Images in float64."
     order = 2
     def before_batch(self): self.learn.xb = (self.xb[0].double(),)
 

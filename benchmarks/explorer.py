@@ -1,4 +1,4 @@
-"""From a click to the repainted page, for the shapes of ViT-B/16, and what a picture weighs: `python benchmarks/explorer.py [--clicks 50]`.
+"""From a click to the repainted page, for the shapes of ViT-B/16, and what an image weighs: `python benchmarks/explorer.py [--clicks 50]`.
 
 A headless Chromium opens a saved page and clicks random patches. Two medians: `script`, from the click event until all maps are drawn, and `frame`,
 until the browser has finished the frame that shows them. Beside them, in the same run, matplotlib redraws the same maps. Weights are random: only shapes
@@ -58,7 +58,7 @@ def seconds(f, n):
 
 
 def matplotlib_ms(weights, grid, n=5):
-    "One picture for each head (axes kept, data replaced), and one picture of all."
+    "One figure for each head (axes kept, data replaced), and one figure of all."
     L, H = weights.shape[:2]
     fig, axes = plt.subplots(L, H, figsize=(8, 8))
     images = [ax.imshow(to_grid(weights[l, h, 0], grid)) for l, row in enumerate(axes) for h, ax in enumerate(row)]
@@ -93,14 +93,14 @@ def main():
             made = time.perf_counter() - start
             ex.save_html(path)
             one = path.stat().st_size
-            ex.pictures = ex.pictures*2
+            ex.images = ex.images*2
             ex.save_html(path)
-            picture = path.stat().st_size - one
-            ex.pictures = ex.pictures[:1]
+            image_bytes = path.stat().st_size - one
+            ex.images = ex.images[:1]
             ex.save_html(path)
             ms, version = repaint(path, args.clicks)
-            found[model_name] = dict(page_bytes=one, picture_bytes=picture, code_bytes=one - picture, made_seconds=made, ms=ms)
-            rows.append({'model': name, 'kB a picture': picture/1e3, 'made in s': made, 'click to drawn, ms': ms['script'], 'to the frame, ms': ms['frame']})
+            found[model_name] = dict(page_bytes=one, image_bytes=image_bytes, code_bytes=one - image_bytes, made_seconds=made, ms=ms)
+            rows.append({'model': name, 'kB an image': image_bytes/1e3, 'made in s': made, 'click to drawn, ms': ms['script'], 'to the frame, ms': ms['frame']})
         H, W = model.patch_embed.img_size
         x = normalise(torch.from_numpy(np.ascontiguousarray(photo[:H, :W]))[None])
         mpl = matplotlib_ms(attention_maps(model, x)[:, 0], model.grid)
@@ -108,7 +108,7 @@ def main():
     print(f"code of a page: {found['ViT-B_16']['code_bytes']/1e3:.0f} kB; Chromium {version}; medians of {args.clicks} clicks")
     table(rows)
     print('\nthe 144 maps of ViT-B/16 after a change of the query')
-    table([{'drawn by': k, 'ms': v, 'ratio': v/base} for k, v in {'the explorer, until the frame is done': base, 'matplotlib, one picture of all heads': mpl['show_heads'], 'matplotlib, one for each head': mpl['every_head']}.items()])
+    table([{'drawn by': k, 'ms': v, 'ratio': v/base} for k, v in {'the explorer, until the frame is done': base, 'matplotlib, one figure of all heads': mpl['show_heads'], 'matplotlib, one for each head': mpl['every_head']}.items()])
     assert base < 50, f'{base:.0f} ms from a click to its frame is more than 50'
     write_result(args.out, chromium=version, clicks=args.clicks, models=found, matplotlib_ms=mpl)
 

@@ -1,5 +1,5 @@
 """What the shortcuts save and cost: `python benchmarks/fast.py` trains ViT-digits with none, each and all of them over several seeds, in alternating
-order, and writes report/results/fast_digits.json. `--steps N --seeds N`. (On pictures of 8 x 8 pixels the shortcuts save little time: launches limit.)"""
+order, and writes report/results/fast_digits.json. `--steps N --seeds N`. (On images of 8 x 8 pixels the shortcuts save little time: launches limit.)"""
 import argparse, statistics, tempfile
 
 from common import ROOT, table, write_result

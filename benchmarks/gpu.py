@@ -5,7 +5,7 @@ DIR/gpu_NAME.json. `--smoke` runs the same code with a tiny model on whatever th
     train      a training step in bfloat16 of this / timm / torchvision / Hugging Face, eager and compiled (--batch 64, 256, 512)
     infer      the same without gradients
     compile    how long compiling takes, block by block and whole, and the run length from which it pays
-    end2end    the homework's 454,400 images with input, augmentation, logging, evaluation and saving, beside steps on synthetic pictures
+    end2end    the homework's 454,400 images with input, augmentation, logging, evaluation and saving, beside steps on synthetic images
     homework   images a second written the homework's way (PIL transforms in 4 workers, float32, eager), and ours, in one run
     waits      how often a training step makes the processor wait
     layout     the patch embedding in channels-last or not; images on the device or streamed
@@ -133,7 +133,7 @@ def compiled_lazily(model, how, args):
 def seconds_of(step, args): return alternate({'it': step}, args)['it'][0]
 
 
-def pictures(n, side): return ImageSet(torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8), torch.arange(n) % 10)
+def random_images(n, side): return ImageSet(torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8), torch.arange(n) % 10)
 
 
 def config(args, **kw):
@@ -141,8 +141,8 @@ def config(args, **kw):
 
 
 def learner(cfg, n=50_000, valid=2_500):
-    "As `get_learner`, on random pictures in the sizes and numbers of CIFAR-10."
-    splits = Splits(*(pictures(k, 32) for k in (n, valid, 4*valid)), [str(i) for i in range(10)])
+    "As `get_learner`, on random images in the sizes and numbers of CIFAR-10."
+    splits = Splits(*(random_images(k, 32) for k in (n, valid, 4*valid)), [str(i) for i in range(10)])
     dls = make_dls(splits, cfg.img_size, cfg.train_batch_size, cfg.eval_batch_size, device=cfg.device, every=cfg.eval_every, total=cfg.num_steps, min_area=0.05,
                    micro_batches=cfg.gradient_accumulation_steps)
     return get_learner(cfg, dls)
@@ -162,7 +162,7 @@ def part_end2end(args):
         r = finetune(replace(cfg, output_dir=folder, compile=not args.smoke), progress=False, learner=lambda c: learner(c, n, v))
         whole = time.perf_counter() - start
     synthetic = statistics.mean([before, seconds_of(step, args)])            # before and after: a GPU gets warm
-    rows = [dict(what='steps on synthetic pictures', seconds=synthetic*steps, images_per_second=args.batch/synthetic, share=1.),
+    rows = [dict(what='steps on synthetic images', seconds=synthetic*steps, images_per_second=args.batch/synthetic, share=1.),
             dict(what='training, with input, augmentation and logging', seconds=r.ms_per_step*steps/1e3, images_per_second=r.images_per_second, share=r.images_per_second*synthetic/args.batch),
             dict(what='and evaluation and saving', seconds=r.seconds, images_per_second=steps*args.batch/r.seconds, share=synthetic*steps/r.seconds),
             dict(what='and compiling and reading', seconds=whole, images_per_second=steps*args.batch/whole, share=synthetic*steps/whole)]
@@ -170,7 +170,7 @@ def part_end2end(args):
 
 
 class Homework(torch.utils.data.Dataset):
-    "Pictures as PIL files, transformed one at a time."
+    "Images as PIL files, transformed one at a time."
     def __init__(self, data, side):
         from torchvision import transforms as T
         self.images, self.labels = [T.functional.to_pil_image(i) for i in data.images], data.labels.tolist()
@@ -181,7 +181,7 @@ class Homework(torch.utils.data.Dataset):
 
 def part_homework(args):
     steps, n = (3, 60) if args.smoke else (100, 10_000)
-    data, side = pictures(n, 32), CONFIGS[args.model].img_size
+    data, side = random_images(n, 32), CONFIGS[args.model].img_size
     loader = torch.utils.data.DataLoader(Homework(data, side), args.batch, shuffle=True, num_workers=0 if args.smoke else 4, pin_memory=GPU, drop_last=True)
     def endless():
         while True: yield from loader
@@ -237,7 +237,7 @@ def part_layout(args):
         jobs[f'step, {name}'] = step_of(m, x.contiguous(memory_format=fmt), y)
     side = CONFIGS[args.model].img_size
     for stored in (32, side*5//4):
-        data = pictures(max(args.batch, 256), stored)
+        data = random_images(max(args.batch, 256), stored)
         here, there = (TrainBatches(data, args.batch, side, ['a'] * 10).to(DEVICE) for _ in range(2))
         there.dataset = data                                      # as if it were too large
         for name, dl in (('on the device', here), ('streamed', there)): jobs[f'input from {stored} pixels, {name}'] = lambda dl=dl: dl.batch(3)

@@ -4,7 +4,7 @@
     2   vit-tiny-4-cifar10 from fresh weights, and beside it the studies of chapter 8 with three seeds and 4,000 steps, until the time is over
     3   DINOv2's ViT-S/14 fine-tuned with two recipes, in three precisions, from fresh weights, and with a linear head
 
-DIR of the data has CIFAR-10 as pictures, train/<class>/ and test/<class>/. Results are written as they come; what the time does not suffice for is named
+DIR of the data has CIFAR-10 as images, train/<class>/ and test/<class>/. Results are written as they come; what the time does not suffice for is named
 at the end, and `--only NAME...` makes it in another call. `--smoke` runs a small one of everything on whatever there is."""
 import argparse, os, shutil, signal, subprocess, sys, threading, time
 from pathlib import Path

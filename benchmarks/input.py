@@ -27,13 +27,13 @@ for name, stored, bs in (('ViT-digits', 8, 64), ('ViT-tiny_4', 32, 64), ('ViT-B_
     x = torch.randint(0, 256, (1024, 3, stored, stored), dtype=torch.uint8)
     loader = TrainBatches(ImageSet(x, torch.zeros(len(x), dtype=torch.long)), bs, size, ['a']).to(device)
     one = T.Compose([T.RandomResizedCrop(size, (.05, 1)), T.RandomHorizontalFlip(), T.ToTensor(), T.Normalize([.5]*3, [.5]*3)])
-    pictures = [T.functional.to_pil_image(i) for i in x[:bs]]
+    pil_images = [T.functional.to_pil_image(i) for i in x[:bs]]
     images, labels = loader.batch(0)
 
     def train_step(_):
         torch.nn.functional.cross_entropy(model(images), labels).backward(); model.zero_grad()
 
-    ours, theirs, net = rate(loader.batch, bs), rate(lambda i: torch.stack([one(p) for p in pictures]), bs), rate(train_step, bs)
+    ours, theirs, net = rate(loader.batch, bs), rate(lambda i: torch.stack([one(p) for p in pil_images]), bs), rate(train_step, bs)
     rows.append({'model': name, 'pixels': f'{stored} to {size}', 'batch': bs, 'input img/s': ours, 'PIL img/s': theirs, 'model img/s': net,
                  'input / PIL': ours/theirs, 'input / model': ours/net})
 print(f'device: {device}, {torch.get_num_threads()} threads'); table(rows)

@@ -2,7 +2,7 @@
 and writes report/results/pretrained_NAME.json. Meant for a GPU, where each part takes minutes; `--smoke` runs the same code with a tiny model on
 whatever there is, to see that it works; its numbers mean nothing.
 
-    homework   the homework's recipe: SGD at 0.03, 5,000 steps of 64, crops down to a twentieth of the picture
+    homework   the homework's recipe: SGD at 0.03, 5,000 steps of 64, crops down to a twentieth of the image
     course     the course's: AdamW at 1e-4, 1,500 steps of 256, mild crops, stochastic depth, label smoothing
     scratch    the same without the weights
     linear     a linear head on frozen features, fitted until it moves no more
@@ -44,7 +44,7 @@ def train(name, settings, args):
 
 
 def linear(args):
-    "Features of every picture once, then a head by L-BFGS; the weight decay is chosen on validation."
+    "Features of every image once, then a head by L-BFGS; the weight decay is chosen on validation."
     start = time.perf_counter()
     cfg = resolve_config(TrialConfig('linear', **(args.base | dict(num_steps=1, min_area=1.))))
     learn = trial_learner(cfg)
@@ -73,7 +73,7 @@ def linear(args):
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--part', choices=[*PARTS, 'linear'], required=True); p.add_argument('--weights', help="a checkpoint of a ViT-S/14, such as DINOv2's")
-    p.add_argument('--what', default='DINOv2-S', help='how to call these weights'); p.add_argument('--data_dir', help='CIFAR-10 as pictures; downloaded when left out')
+    p.add_argument('--what', default='DINOv2-S', help='how to call these weights'); p.add_argument('--data_dir', help='CIFAR-10 as images; downloaded when left out')
     p.add_argument('--data_name', default='CIFAR-10', help='what to call it'); p.add_argument('--seeds', type=int, nargs='+', default=[1, 2, 3])
     p.add_argument('--out', type=Path, default=ROOT/'report'/'results'); p.add_argument('--smoke', action='store_true')
     args = p.parse_args()

@@ -1,4 +1,4 @@
-"""Time and memory of a training step against picture size, batch and depth, each with its exponent; and what the same numbers say about 8, 64 and 512
+"""Time and memory of a training step against image size, batch and depth, each with its exponent; and what the same numbers say about 8, 64 and 512
 devices. `python benchmarks/scaling.py` prints, writes report/results/scaling_DEVICE.json and draws scaling_DEVICE.png beside it. Memory is what
 autograd keeps for the backward pass, counted tensor by tensor. `--smoke` runs three small points of each."""
 import argparse, math, os, statistics, tempfile, time
@@ -100,7 +100,7 @@ if __name__ == '__main__':
     for ax, (name, rows) in zip(axes, results.items()):
         x = [r[name] for r in rows]
         ax.loglog(x, [r['seconds']/rows[-1]['seconds'] for r in rows], 'k-o', ms=3, label='time'); ax.loglog(x, [r['kept_mb']/rows[-1]['kept_mb'] for r in rows], 'k--s', ms=3, label='memory')
-        ax.set(xlabel=dict(size='picture side, pixels', batch='batch', depth='blocks')[name], title=f"time exponent {exponents[name]['seconds']:.2f}" + (' (patches)' if name == 'size' else ''))
+        ax.set(xlabel=dict(size='image side, pixels', batch='batch', depth='blocks')[name], title=f"time exponent {exponents[name]['seconds']:.2f}" + (' (patches)' if name == 'size' else ''))
         ax.set_xticks(x, x); ax.minorticks_off(); ax.spines[['top', 'right']].set_visible(False)
     axes[0].set_ylabel('share of the largest'); axes[0].legend(frameon=False)
     Path(args.out).mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ CHANGES = dict(tiny=dict(shuffle=[4, 2], shift=[1, 2], hide=[0.25, 0.5]), laptop
 
 
 def parts_of_digits(folder):
-    "The digits as pictures in class folders, in two halves: 0 to 4 to learn from, 5 to 9 to go on with."
+    "The digits as images in class folders, in two halves: 0 to 4 to learn from, 5 to 9 to go on with."
     from PIL import Image
     from vit_course.data import load_digits
     images, names = load_digits()

@@ -29,11 +29,11 @@ from vit_course.tools.trials import trial_learner
 from vit_course.vit import count_parameters, create_vit
 
 NAME = 'vit-tiny-4-cifar10'
-CHANGES = dict(none=[0], shuffle=[16, 8, 4], shift=[2, 4, 8], hide=[0.25, 0.5, 0.75])    # of test pictures, for `perturb` of chapter 8
+CHANGES = dict(none=[0], shuffle=[16, 8, 4], shift=[2, 4, 8], hide=[0.25, 0.5, 0.75])    # of test images, for `perturb` of chapter 8
 
 
 class Late(Callback):
-    "Half of the patches of each picture until a step (`PatchDropout`), and all of them from there on."
+    "Half of the patches of each image until a step (`PatchDropout`), and all of them from there on."
     order = -10
     def __init__(self, until): self.until = until
     def before_fit(self): PatchDropout.attach(self.model)
@@ -71,7 +71,7 @@ def ship(cfg, result, args):
                for kind, amounts in CHANGES.items() for amount in amounts]
     head, *rows = (line.split(',') for line in (folder/'metrics.csv').read_text().splitlines())
     settings = {k: v for k, v in asdict(cfg).items() if v is not None and k not in ('output_dir', 'data_dir', 'resume', 'name', 'local_rank')}
-    table([dict(pictures='all, as they are', accuracy=100*on_test['accuracy'])] + [dict(pictures=f"{r['kind']} {r['amount']}", accuracy=100*r['accuracy']) for r in changed])
+    table([dict(images='all, as they are', accuracy=100*on_test['accuracy'])] + [dict(images=f"{r['kind']} {r['amount']}", accuracy=100*r['accuracy']) for r in changed])
     write_result(path.with_suffix('.json'), model=NAME, model_type='ViT-tiny_4', parameters=count_parameters(shipped), classes=classes, data=args.data_name,
                  bytes=path.stat().st_size, sha256=hashlib.sha256(path.read_bytes()).hexdigest(), train_images=len(dls.train.dataset), valid_images=len(valid.dataset),
                  test_images=len(test.dataset), steps_with_half_of_the_patches=decay_start(cfg.num_steps)*args.half_the_patches,
@@ -81,7 +81,7 @@ def ship(cfg, result, args):
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--data_dir', help='CIFAR-10 as pictures; downloaded when left out'); p.add_argument('--data_name', default='CIFAR-10', help='what to call it in the card')
+    p.add_argument('--data_dir', help='CIFAR-10 as images; downloaded when left out'); p.add_argument('--data_name', default='CIFAR-10', help='what to call it in the card')
     p.add_argument('--num_steps', type=int, default=50_000); p.add_argument('--minutes', type=float, help='choose --num_steps for so many minutes, by the speed of a short run')
     p.add_argument('--train_batch_size', type=int, default=256); p.add_argument('--eval_every', type=int, default=1000)
     p.add_argument('--learning_rate', type=float, default=3e-3); p.add_argument('--weight_decay', type=float, default=0.05); p.add_argument('--min_area', type=float, default=0.35)

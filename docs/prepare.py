@@ -1,7 +1,7 @@
 """Quarto and smalldocs both run this in `_proc`, before they render the notebooks that nbdev has put there.
 
-It adds what a website has and a notebook has not: pictures, a reference of all modules and commands, and under each
-table of contents the links that open the notebook in Colab or download it."""
+It adds what a website has and a notebook has not: pictures, the explorer with a model in it, a reference of all modules and
+commands, and under each table of contents the links that open the notebook in Colab or download it."""
 import configparser, json, os, shutil, subprocess, sys
 from pathlib import Path
 
@@ -60,10 +60,31 @@ def reference():
                                     + '\n'.join(rows) + '\n', encoding='utf-8')
 
 
+LIVE = """import io, sys
+from PIL import Image
+from skimage import data
+from vit_course.checkpoints import load_checkpoint
+from vit_course.tools.live_page import live_page
+report, examples = load_checkpoint(None, 'vit-tiny-4-cifar10'), {}
+for name in ('cat', 'rocket', 'coffee', 'astronaut'):
+    file, image = io.BytesIO(), Image.fromarray(getattr(data, name)())
+    image.thumbnail((640, 640))
+    image.save(file, 'JPEG', quality=85)
+    examples[name] = file.getvalue()
+page = live_page(report.model, examples, report.classes, title='Explorer', site='')
+open(sys.argv[1], 'w', encoding='utf-8', newline='\\n').write(page)"""   # in a process of its own, because torch is large
+
+
+def explorer():
+    "The page that runs the course's checkpoint in the browser; its photographs come with scikit-image."
+    subprocess.run([sys.executable, '-c', LIVE, str(site/'explorer.html')], check=True, env=os.environ | {'PYTHONPATH': str(root)})
+
+
 if __name__ == '__main__':
     shutil.copytree(root/'nbs'/'images', site/'images', dirs_exist_ok=True, ignore=shutil.ignore_patterns('*.py'))
     for path in site.rglob('*.ipynb'):
         nb = json.loads(path.read_text(encoding='utf-8'))
         add_links(nb, path.relative_to(site).as_posix()); hide_markers(nb)
         path.write_text(json.dumps(nb, ensure_ascii=False), encoding='utf-8')
+    explorer()
     reference()

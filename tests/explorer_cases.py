@@ -1,9 +1,9 @@
-"Small models and pictures for the tests of the explorer, and a reference in numpy that shares no code with it."
+"Small models and images for the tests of the explorer, and a reference in numpy that shares no code with it."
 import numpy as np, torch
 from vit_course.explorer import AttentionExplorer
 from vit_course.vit import create_vit
 
-CASES = {  # a square picture, a rectangle, registers; rows of the heads sent whole, or computed from q and k in the browser
+CASES = {  # a square image, a rectangle, registers; rows of the heads sent whole, or computed from q and k in the browser
     'square':    (dict(img_size=16, patch_size=4, dim=32, heads=2, depth=3), False),
     'rectangle': (dict(img_size=(16, 40), patch_size=(4, 8), dim=24, heads=3), True),
     'registers': (dict(img_size=(24, 16), patch_size=4, dim=96, heads=2, registers=3), False),

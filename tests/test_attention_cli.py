@@ -1,4 +1,4 @@
-"`vit_attention` as a person uses it: their own pictures, of every kind, and their mistakes."
+"`vit_attention` as a person uses it: their own images, of every kind, and their mistakes."
 import json, re
 
 import numpy as np, pytest, torch
@@ -77,11 +77,11 @@ def test_what_it_writes(attention, name):
     heads, overlay = (Image.open(f"deep/er/{f}") for f in r['images'][0]['files'])
     assert overlay.size == (2*256, 153) and heads.width > 200
     frames = (np.asarray(overlay.convert('RGB')) == (0, 255, 0)).all(-1).sum()
-    assert (frames > 100) == (name in ('rollout', 'other size'))       # a query in the picture is framed
+    assert (frames > 100) == (name in ('rollout', 'other size'))       # a query in the image is framed
 
 
 def prepared(tmp_path):
-    "One picture in ways that must all mean the same, with the largest mean difference in its map."
+    "One image in ways that must all mean the same, with the largest mean difference in its map."
     im = colourful()
     yield 'plain.png', im, 0
     exif = Image.Exif(); exif[0x112] = 6                                # the camera was turned
@@ -94,7 +94,7 @@ def prepared(tmp_path):
     yield 'scan.tiff', im, 0
 
 
-def test_every_way_to_keep_a_picture(attention, tmp_path):
+def test_every_way_to_keep_an_image(attention, tmp_path):
     cases = list(prepared(tmp_path))
     for name, im, _ in cases:
         im, kw = im if isinstance(im, tuple) else (im, {})
@@ -128,13 +128,13 @@ def png_of_size(w, h):
 
 
 BROKEN = {'bomb.png': lambda p: p.write_bytes(png_of_size(60_000, 60_000)), 'large.png': lambda p: p.write_bytes(png_of_size(12_000, 9_000)),
-          'cut.jpg': lambda p: (colourful().save(p), p.write_bytes(p.read_bytes()[:200])), 'text.jpg': lambda p: p.write_text('no picture'), 'empty.png': lambda p: p.touch(),
+          'cut.jpg': lambda p: (colourful().save(p), p.write_bytes(p.read_bytes()[:200])), 'text.jpg': lambda p: p.write_text('no image'), 'empty.png': lambda p: p.touch(),
           'folder': lambda p: p.mkdir(), 'missing.png': lambda p: None, 'two\nlines.png': lambda p: p.write_text('x'), '<b>bold</b>.png': None}
 
 
 @pytest.mark.filterwarnings('ignore::PIL.Image.DecompressionBombWarning')
 @pytest.mark.parametrize('name', [n for n in BROKEN if BROKEN[n]])
-def test_a_picture_that_cannot_be_read(attention, tmp_path, name):
+def test_an_image_that_cannot_be_read(attention, tmp_path, name):
     colourful().save('good.png')
     BROKEN[name](tmp_path/name)
     before = sorted(p.name for p in tmp_path.iterdir())

@@ -23,7 +23,7 @@ def shaken(cfg=None, seed=0, **kw):
     return model
 
 
-def pictures(model, n=2, seed=1):
+def random_images(model, n=2, seed=1):
     size = model.cfg.img_size
     return torch.randn(n, 3, *(size if isinstance(size, tuple) else (size, size)), generator=torch.Generator().manual_seed(seed))
 
@@ -48,7 +48,7 @@ def test_weights_times_values_are_the_fused_output(name):
     for m in blocks:
         m.qkv.register_forward_hook(lambda m, i, o: values.append(o))
         m.proj.register_forward_pre_hook(lambda m, i: outs.append(i[0]))
-    maps = attention_maps(model, pictures(model))
+    maps = attention_maps(model, random_images(model))
     T, H = model.n_prefix + model.grid[0]*model.grid[1], model.cfg.heads
     assert maps.shape == (model.cfg.depth, 2, H, T, T) and maps.dtype == torch.float32 and not maps.requires_grad
     torch.testing.assert_close(maps.sum(-1), torch.ones(maps.shape[:-1]), rtol=0, atol=1e-6)
@@ -60,7 +60,7 @@ def test_weights_times_values_are_the_fused_output(name):
 @pytest.mark.parametrize('kw', [dict(), dict(registers=3), dict(qk_norm=True), dict(pool='mean', pos_embed='sincos2d')], ids=str)
 def test_weights_are_those_of_float64(kw):
     model = shaken(**kw)
-    maps, x = attention_maps(model, pictures(model)), model.embed(pictures(model)).double()
+    maps, x = attention_maps(model, random_images(model)), model.embed(random_images(model)).double()
     model.double()
     for b, got in zip(model.encoder.blocks, maps):
         q, k, v = b.attn.split_heads(b.norm1(x))
@@ -84,7 +84,7 @@ def test_timm_sees_the_same_weights():
 
 def test_batch_item_equals_the_single_run():
     model = shaken(registers=1)
-    x = pictures(model, 4)
+    x = random_images(model, 4)
     maps, rel = attention_maps(model, x), relevance(model, x, torch.tensor([0, 1, 2, 3]))
     roll = rollout(maps, 'max', .3)
     for i in range(4):
@@ -96,7 +96,7 @@ def test_batch_item_equals_the_single_run():
 
 def test_layers_and_queries_select():
     model = shaken(registers=2)
-    x, all_ = pictures(model), attention_maps(model := shaken(registers=2), pictures(shaken(registers=2)))
+    x, all_ = random_images(model), attention_maps(model := shaken(registers=2), random_images(shaken(registers=2)))
     for layers, want in ((None, [0, 1, 2]), (-1, [2]), (1, [1]), ([2, 0], [2, 0]), ((0, -1), [0, 2]), ([1, 1], [1, 1])):
         with capture_attention(model, layers) as cap: model(x)
         assert cap.layers == want and len(cap) == len(want)
@@ -114,7 +114,7 @@ def test_layer_out_of_range(layers):
 
 def test_query_out_of_range():
     model = shaken()
-    with pytest.raises(ValueError, match='0 to 6'): attention_maps(model, pictures(model), queries=[7])
+    with pytest.raises(ValueError, match='0 to 6'): attention_maps(model, random_images(model), queries=[7])
 
 
 def test_a_module_without_attention():
@@ -133,7 +133,7 @@ def test_nothing_captured_raises_but_hides_no_other_error():
 
 def test_the_last_forward_counts():
     model = shaken()
-    x = pictures(model, 5)
+    x = random_images(model, 5)
     with capture_attention(model) as cap:
         model(x[:3]); first = cap.weights
         model(x[3:]); second = cap.weights
@@ -146,7 +146,7 @@ def test_the_last_forward_counts():
 
 def test_nested_and_repeated_and_crossed():
     model = shaken()
-    x, want = pictures(model), attention_maps(model, pictures(model))
+    x, want = random_images(model), attention_maps(model, random_images(model))
     for _ in range(3):
         with capture_attention(model) as outer:
             with capture_attention(model, -1, [0]) as inner: model(x)
@@ -165,7 +165,7 @@ def test_nested_and_repeated_and_crossed():
 def test_the_model_is_restored_after_an_exception(how):
     model = shaken(attn_drop=.1).train()
     model.encoder.blocks[1].eval()
-    modes, x = [m.training for m in model.modules()], pictures(model, 1)
+    modes, x = [m.training for m in model.modules()], random_images(model, 1)
     def explode(m, i): raise ZeroDivisionError
     model.head.register_forward_pre_hook(explode)
     before = hooks(model)
@@ -184,7 +184,7 @@ def test_the_model_is_restored_after_an_exception(how):
 
 def test_eval_mode_and_gradients():
     model = shaken(attn_drop=.5, drop=.5).train()
-    x = pictures(model)
+    x = random_images(model)
     torch.testing.assert_close(attention_maps(model, x), attention_maps(model.eval(), x))
     with capture_attention(model) as cap: model(x).sum().backward()
     assert not cap.weights.requires_grad and not cap.q.requires_grad and model.head.weight.grad is not None
@@ -195,8 +195,8 @@ def test_eval_mode_and_gradients():
 
 
 def test_autocast_computes_in_float32():
-    model, want = shaken(), attention_maps(shaken(), pictures(shaken()))
-    x = pictures(model)
+    model, want = shaken(), attention_maps(shaken(), random_images(shaken()))
+    x = random_images(model)
     with torch.autocast('cpu', torch.bfloat16):
         got = attention_maps(model, x)
         with capture_attention(model) as cap: model(x)
@@ -212,7 +212,7 @@ def test_autocast_computes_in_float32():
 @pytest.mark.parametrize('how', ['torch.compile', 'model.compile', 'a block', 'data parallel'])
 def test_compiled_and_wrapped(how):
     model = shaken()
-    x, want = pictures(model), attention_maps(model, pictures(model))
+    x, want = random_images(model), attention_maps(model, random_images(model))
     if how == 'torch.compile': wrapped = torch.compile(model, backend='eager')
     elif how == 'model.compile': model.compile(backend='eager'); wrapped = model
     elif how == 'a block': model.encoder.blocks[1] = torch.compile(model.encoder.blocks[1], backend='eager'); wrapped = model
@@ -229,7 +229,7 @@ def test_compiled_and_wrapped(how):
 
 def test_gradient_checkpointing():
     model = shaken().train()
-    x = pictures(model)
+    x = random_images(model)
     want, model.encoder.checkpointing = attention_maps(model, x), True
     with capture_attention(model) as cap:
         loss = model(x).sum()
@@ -341,7 +341,7 @@ def test_rollout_refuses(kw, words):
 
 def test_rollout_takes_layers_one_by_one():
     model = shaken()
-    with capture_attention(model) as cap: model(pictures(model))
+    with capture_attention(model) as cap: model(random_images(model))
     torch.testing.assert_close(rollout(cap), rollout(cap.weights))
 
 
@@ -383,7 +383,7 @@ def explicit(model, x, change=None):
 @pytest.mark.parametrize('kw', [dict(), dict(registers=1, layer_scale=.3, qk_norm=True), dict(pool='mean')], ids=str)
 def test_relevance_by_finite_differences(kw):
     model = shaken(img_size=(8, 16), dim=8, heads=2, depth=2, mlp_dim=16, **kw)
-    x, target, eps = pictures(model, 2), [3, 1], 1e-5
+    x, target, eps = random_images(model, 2), [3, 1], 1e-5
     got = relevance(model, x, torch.tensor(target))
     model, x = model.double(), x.double()
     with torch.no_grad():
@@ -404,7 +404,7 @@ def test_relevance_by_finite_differences(kw):
 
 def test_relevance_leaves_gradients_alone_and_repeats():
     model = shaken()
-    x = pictures(model)
+    x = random_images(model)
     model(x).sum().backward()
     before = {n: p.grad.clone() for n, p in model.named_parameters()}
     first = relevance(model, x)
@@ -421,12 +421,12 @@ def test_relevance_leaves_gradients_alone_and_repeats():
 @pytest.mark.parametrize('target,words', [(5, '0 to 4'), (-1, '0 to 4'), (torch.tensor([0, 9]), '0 to 4'), (torch.tensor([0, 1, 2]), 'each of the 2'), (1.5, 'class number')])
 def test_relevance_refuses_a_class(target, words):
     model = shaken()
-    with pytest.raises(ValueError, match=words): relevance(model, pictures(model), target)
+    with pytest.raises(ValueError, match=words): relevance(model, random_images(model), target)
 
 
 def test_relevance_needs_a_head():
     model = shaken(num_classes=0)
-    with pytest.raises(ValueError, match='no head'): relevance(model, pictures(model))
+    with pytest.raises(ValueError, match='no head'): relevance(model, random_images(model))
     with pytest.raises(TypeError, match='VisionTransformer'): relevance(torch.nn.Linear(3, 3), torch.randn(1, 3))
 
 
@@ -465,7 +465,7 @@ def test_entropy_and_prefix_mass():
 
 def test_rollout_washes_out():
     model = create_vit('ViT-tiny_4', depth=12).eval()
-    x = pictures(model, 1)
+    x = random_images(model, 1)
     w = attention_maps(model, x)
     c = [mean_correlation(rollout(w[:n]))[0].item() for n in (1, 6, 12)]
     assert c[0] < c[1] < c[2] and c[2] > .95
@@ -502,7 +502,7 @@ def test_unnormalise_is_exact():
         torch.testing.assert_close(b.one_batch()[0], x); assert torch.equal(b.to_image(x), unnormalise(x, mean, std))
 
 
-# --- pictures
+# --- images
 
 def test_overlay():
     image, m = np.full((6, 9, 3), 100, np.uint8), torch.tensor([[0., 1., 2.], [3., 4., 5.]])
@@ -603,7 +603,7 @@ def test_first_sight_of_real_maps_is_not_black(get):
 
 def test_ablation_silences_one_head():
     model = shaken()
-    x, l, h = pictures(model), 1, 2
+    x, l, h = random_images(model), 1, 2
     with torch.no_grad():
         silent = copy.deepcopy(model)
         silent.encoder.blocks[l].attn.proj.weight[:, h*8:(h+1)*8] = 0
@@ -669,7 +669,7 @@ def test_pixel_norm():
 @pytest.mark.parametrize('method', ['raw', 'rollout', 'relevance'])
 def test_examine(method):
     model = shaken(registers=1)
-    x = pictures(model, 1)
+    x = random_images(model, 1)
     w = attention_maps(model, x)
     figures, m, rows = examine(model, x, method, -1, None, (1, 2))
     want = {'raw': w[-1].mean(1), 'rollout': rollout(w), 'relevance': relevance(model, x)}[method]

@@ -1,5 +1,5 @@
 "The website: built without Quarto, every link and anchor followed, every page opened in a browser, narrow and wide."
-import functools, http.server, importlib.util, os, shutil, subprocess, sys, threading
+import functools, http.server, importlib.util, json, os, re, shutil, subprocess, sys, threading
 
 import pytest
 from conftest import ROOT
@@ -30,6 +30,14 @@ def test_all_is_there(site):
     assert 'BEGIN SOLUTION' not in chapter
 
 
+def test_the_explorer_is_linked_first_and_links_back(site):
+    first = re.search(r'<ul class="navbar-nav.*?<a[^>]*href="([^"]*)"', (site/'index.html').read_text(encoding='utf-8'), re.S)[1]
+    assert first.lstrip('./') == 'explorer.html'
+    page = json.loads(re.search(r'id="page">(.*?)</script>', (site/'explorer.html').read_text(encoding='utf-8'))[1])
+    assert page['site'] == '' and len(page['examples']) == 4
+    assert (site/'explorer.html').stat().st_size < 9_000_000
+
+
 def test_no_formula_is_left_as_tex(site):
     for page in site.rglob('*.html'):
         text = page.read_text(encoding='utf-8')
@@ -56,7 +64,7 @@ def test_pages_in_a_browser(site):
                 page.on('console', lambda m: complaints.append(m.text) if m.type == 'error' else None)
                 page.on('pageerror', lambda e: complaints.append(str(e)))
                 page.on('response', lambda r: complaints.append(f'{r.status} {r.url}') if r.status >= 400 else None)
-                page.on('request', lambda r: None if r.url.startswith((home, 'data:')) else complaints.append(f'asks for {r.url}'))
+                page.on('request', lambda r: None if r.url.startswith((home, 'data:', 'blob:')) else complaints.append(f'asks for {r.url}'))
                 page.goto(home + path.relative_to(site).as_posix(), wait_until='load')
                 wide = page.evaluate('document.documentElement.scrollWidth')
                 assert wide <= width, f'{path.name} is {wide} pixels wide on a screen of {width}'

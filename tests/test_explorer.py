@@ -83,7 +83,7 @@ def test_scores_that_do_not_differ():
 @pytest.mark.parametrize('case', CASES)
 def test_what_is_sent(case):
     model, ex = explorer(case, n=1)
-    p, W = ex.pictures[0], weights(model, make_photo(model))
+    p, W = ex.images[0], weights(model, make_photo(model))
     L, H, T, _ = W.shape
     assert (p['layers'], p['heads'], tuple(p['grid']), p['n_prefix']) == (L, H, model.grid, model.n_prefix)
     if CASES[case][1]:
@@ -105,7 +105,7 @@ def test_what_is_sent(case):
         want = want.clip(0)/np.where(want.sum(-1, keepdims=True) > 0, want.sum(-1, keepdims=True), 1)
         assert np.abs(got - want).sum(-1).max()/2 < .02
     shown = np.array(Image.open(io.BytesIO(p['image'])))
-    assert (shown == make_photo(model)).all()   # small pictures are kept to the bit
+    assert (shown == make_photo(model)).all()   # small images are kept to the bit
 
 
 def test_model_is_left_as_it_was():
@@ -118,23 +118,23 @@ def test_model_is_left_as_it_was():
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
-def test_pictures_of_every_kind(tmp_path):
+def test_images_of_every_kind(tmp_path):
     model = make_model()
     photo = make_photo(model)
     Image.fromarray(photo).save(tmp_path/'file.png')
     x = (torch.from_numpy(photo).permute(2, 0, 1)[None].float()/255 - .5)/.5
     kinds = [tmp_path/'file.png', str(tmp_path/'file.png'), Image.fromarray(photo), photo]
-    a = AttentionExplorer(model, kinds).pictures
-    b = AttentionExplorer(model, x).pictures
-    assert [p['label'] for p in a] == ['file.png', 'file.png', 'picture 2', 'picture 3']
+    a = AttentionExplorer(model, kinds).images
+    b = AttentionExplorer(model, x).images
+    assert [p['label'] for p in a] == ['file.png', 'file.png', 'image 2', 'image 3']
     for p in [*a, *b]: assert {k: v for k, v in p.items() if k != 'label'} == {k: v for k, v in b[0].items() if k != 'label'}
     grey = make_model(in_chans=1)
-    p = AttentionExplorer(grey, photo).pictures[0]
+    p = AttentionExplorer(grey, photo).images[0]
     assert Image.open(io.BytesIO(p['image'])).mode == 'L'
-    assert AttentionExplorer(model, torch.cat([x, x])).pictures[1]['label'] == 'picture 1'
+    assert AttentionExplorer(model, torch.cat([x, x])).images[1]['label'] == 'image 1'
 
 
-def test_pictures_that_cannot_be_shown(tmp_path):
+def test_images_that_cannot_be_shown(tmp_path):
     model = make_model()
     (tmp_path/'broken.png').write_bytes(b'\x89PNG\r\n\x1a\n broken')
     with pytest.raises(DataError, match='broken.png'): AttentionExplorer(model, tmp_path/'broken.png')
@@ -150,7 +150,7 @@ def test_traits_say_what_they_may_be():
     model, ex = explorer('registers')
     T = 3 + 1 + 24
     ex.query, ex.layer, ex.head, ex.method, ex.compare = T - 1, 1, 1, 'relevance', 1
-    wrong = dict(query=T, layer=2, head=-1, method='gradient', image=2, compare=0, target=99, opacity=1.5, scale='log', interpolation='cubic')
+    wrong = dict(query=T, layer=2, head=-2, method='gradient', image=2, compare=0, target=99, opacity=1.5, scale='log', interpolation='cubic')
     for name, value in wrong.items():
         before = getattr(ex, name)
         with pytest.raises(traitlets.TraitError, match=name): setattr(ex, name, value)
@@ -159,28 +159,28 @@ def test_traits_say_what_they_may_be():
     with pytest.raises(traitlets.TraitError): explorer('square', query=17)
     with pytest.raises(traitlets.TraitError): explorer('square', colour='red')
     headless = AttentionExplorer(make_model(num_classes=0), make_photo(model))
-    assert headless.target == -1 and headless.pictures[0]['relevance'] is None
+    assert headless.target == -1 and headless.images[0]['relevance'] is None
     with pytest.raises(traitlets.TraitError, match='raw, rollout'): headless.method = 'relevance'
 
 
-def test_another_picture_moves_what_does_not_fit():
+def test_another_image_moves_what_does_not_fit():
     big, small = make_model(img_size=32, depth=3, heads=4, num_classes=10), make_model(seed=1, img_size=16, depth=1, heads=2, num_classes=0)
     ex = AttentionExplorer({'big': big, 'small': small}, {'a': make_photo(big), 'b': make_photo(big, 1)})
-    assert [p['label'] for p in ex.pictures] == ['a · big', 'a · small', 'b · big', 'b · small']
+    assert [p['label'] for p in ex.images] == ['a · big', 'a · small', 'b · big', 'b · small']
     ex.query, ex.layer, ex.head, ex.method, ex.compare = 16, 2, 3, 'relevance', 2
     ex.image = 1
     assert (ex.query, ex.layer, ex.head, ex.method, ex.target, ex.compare) == (0, 0, 1, 'raw', -1, -1)
     with pytest.raises(traitlets.TraitError): ex.compare = 0    # other tokens: no query to share
     ex.compare = 3
     ex.image = 2
-    assert ex.compare == -1 and ex.target == ex.pictures[2]['classes'][0]['id']
+    assert ex.compare == -1 and ex.target == ex.images[2]['classes'][0]['id']
 
 
 def test_several_changes_at_once_as_the_browser_sends_them():
     big, small = make_model(img_size=32, depth=3), make_model(seed=1, img_size=16, depth=1)
     ex = AttentionExplorer({'small': small, 'big': big}, make_photo(big))
-    ex.set_state(dict(query=16, layer=2, image=1, target=ex.pictures[1]['classes'][1]['id'], method='relevance'))
-    assert (ex.image, ex.query, ex.layer, ex.method, ex.target) == (1, 16, 2, 'relevance', ex.pictures[1]['classes'][1]['id'])
+    ex.set_state(dict(query=16, layer=2, image=1, target=ex.images[1]['classes'][1]['id'], method='relevance'))
+    assert (ex.image, ex.query, ex.layer, ex.method, ex.target) == (1, 16, 2, 'relevance', ex.images[1]['classes'][1]['id'])
     with pytest.raises(traitlets.TraitError): ex.set_state(dict(image=0, layer=1))
     assert (ex.image, ex.layer) == (1, 2)
 
@@ -188,7 +188,7 @@ def test_several_changes_at_once_as_the_browser_sends_them():
 def test_add_image():
     model, ex = explorer('square')
     ex.add_image(make_photo(model, 5), 'new')
-    assert [p['label'] for p in ex.pictures] == ['photo 0', 'photo 1', 'new'] and ex.image == 2
+    assert [p['label'] for p in ex.images] == ['photo 0', 'photo 1', 'new'] and ex.image == 2
 
 
 def test_controls_of_ipywidgets():
@@ -209,19 +209,19 @@ def test_controls_of_ipywidgets():
     def give(name, content):
         upload.value = [dict(name=name, type='image/png', size=len(content), content=memoryview(content), last_modified=datetime.now())]
     give('<b>mine</b>.png', file.getvalue())
-    assert ex.image == 2 and ex.pictures[2]['label'] == '<b>mine</b>.png' and by_name['image'].value == 2 and trouble.value == ''
-    give('no picture.txt', b'hello')
-    assert len(ex.pictures) == 3 and trouble.value.startswith('no picture.txt: not an image')
+    assert ex.image == 2 and ex.images[2]['label'] == '<b>mine</b>.png' and by_name['image'].value == 2 and trouble.value == ''
+    give('no image.txt', b'hello')
+    assert len(ex.images) == 3 and trouble.value.startswith('no image.txt: not an image')
 
 
 def test_state_that_travels_is_small_and_plain():
     _, ex = explorer('both')
     state = ex.get_state(ex.keys)
-    buffers = [v for p in state['pictures'] for v in p.values() if isinstance(v, bytes)]
-    assert len(buffers) == 2*5                                          # picture, q, k, rollout, relevance
-    rest = [{k: v for k, v in p.items() if not isinstance(v, bytes)} for p in state['pictures']]
+    buffers = [v for p in state['images'] for v in p.values() if isinstance(v, bytes)]
+    assert len(buffers) == 2*5                                          # image, q, k, rollout, relevance
+    rest = [{k: v for k, v in p.items() if not isinstance(v, bytes)} for p in state['images']]
     assert len(json.dumps(rest)) < 4000                                 # numbers and names, no arrays
-    assert repr(ex) == "AttentionExplorer(2 pictures, query=0, layer=1, head=0, method='raw')"
+    assert repr(ex) == "AttentionExplorer(2 images, query=0, layer=1, head=0, method='raw')"
 
 
 class Scripts(HTMLParser):
@@ -238,7 +238,7 @@ class Scripts(HTMLParser):
         if self.now == 'title': self.title += data
 
 
-def test_page_under_400_kB_a_picture(tmp_path):
+def test_page_under_400_kB_an_image(tmp_path):
     model = make_model(img_size=32, patch_size=4, dim=192, heads=4, depth=6, mlp_dim=64)   # 6 layers, 4 heads, 65 tokens
     assert 1 + model.grid[0]*model.grid[1] == 65
     sizes = []
@@ -256,7 +256,7 @@ def test_hostile_labels_are_text(tmp_path):
     assert page.tags == ['html', 'meta', 'meta', 'meta', 'title', 'style', 'main', 'noscript', 'script', 'script']
     assert page.title == HOSTILE[0]
     state = json.loads(page.texts[0])
-    assert [p['label'] for p in state['pictures']] == [label.encode('utf-8', 'replace').decode() for label in HOSTILE]
+    assert [p['label'] for p in state['images']] == [label.encode('utf-8', 'replace').decode() for label in HOSTILE]
 
 
 def test_page_asks_nobody_for_anything(tmp_path):
@@ -281,7 +281,7 @@ def test_vit_attention_writes_a_page(command, tmp_path):
     status, out, err = command(*ask, 'with', '--html')
     assert (status, err) == (0, ''), err
     state = json.loads(Scripts((tmp_path/'with'/'explorer.html').read_text(encoding='utf-8')).texts[0])
-    assert (state['query'], state['layer'], state['head'], state['pictures'][0]['label']) == (5, 0, 1, 'b_cat')
+    assert (state['query'], state['layer'], state['head'], state['images'][0]['label']) == (5, 0, 1, 'b_cat')
     assert state['scale'] == 'own'
     assert command(*ask, 'shared', '--html', '--colours', 'shared')[0] == 0
     assert json.loads(Scripts((tmp_path/'shared'/'explorer.html').read_text(encoding='utf-8')).texts[0])['scale'] == 'shared'
@@ -291,25 +291,43 @@ def test_vit_attention_writes_a_page(command, tmp_path):
 def test_page_is_whole_or_not_there(tmp_path):
     _, ex = explorer('square')
     (tmp_path/'page.html').write_text('old')
-    ex.pictures[0]['extra'] = object()
+    ex.images[0]['extra'] = object()
     with pytest.raises(TypeError): ex.save_html(tmp_path/'page.html')
     assert [p.name for p in tmp_path.iterdir()] == ['page.html'] and (tmp_path/'page.html').read_text() == 'old'
-    del ex.pictures[0]['extra']
+    del ex.images[0]['extra']
     with pytest.raises(OSError): ex.save_html(tmp_path/'nowhere'/'page.html')
 
 
 def test_other_types_of_numbers():
     model = make_model()
-    a, b = (AttentionExplorer(m, make_photo(model)).pictures[0] for m in (model, model.to(torch.bfloat16)))
+    a, b = (AttentionExplorer(m, make_photo(model)).images[0] for m in (model, model.to(torch.bfloat16)))
     assert np.abs(share(a['maps'], 4, 5, 5) - share(b['maps'], 4, 5, 5)).max() < .05
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_a_picture_where_there_are_no_widgets(case):
+    "The map that is looked at stands in the middle: its brightest patch is where the weight is largest."
+    model, ex = explorer(case, n=1, layer=1, head=0)
+    (h, w), n, W = model.grid, model.n_prefix, weights(model, make_photo(model))
+    ex.query = n + 1
+    data, _ = ex._repr_mimebundle_()
+    image = np.asarray(Image.open(io.BytesIO(base64.b64decode(data['image/png']))).convert('RGB')).astype(float)
+    H, side = 320, round(320*model.cfg.grid[1]*ex.images[0]['patch'][1]/(h*ex.images[0]['patch'][0]))
+    photo, over = image[:H, :side], image[:H, side + 16:2*side + 16]
+    patches = (over - .4*photo).mean(-1)[[int((r + .5)*H/h) for r in range(h)]][:, [int((c + .5)*side/w) for c in range(w)]].ravel()
+    row = W[1, 0, n + 1, n:]
+    assert np.corrcoef(patches, np.minimum(row, np.quantile(row, .98)))[0, 1] > .8
+    assert 'application/vnd.jupyter.widget-view+json' in data and data['text/plain'] == repr(ex)
+    ex.layer = ex.head = -1
+    assert ex._repr_mimebundle_()[0]['image/png'] != data['image/png']
 
 
 def test_compiled_and_wrapped_models():
     model = make_model()
     photo = make_photo(model)
     wrapped = torch.nn.DataParallel(model) if not torch.cuda.is_available() else torch.nn.Sequential(model)
-    assert AttentionExplorer(wrapped, photo).pictures == AttentionExplorer(model, photo).pictures
-    assert AttentionExplorer(torch.compile(model), photo).pictures == AttentionExplorer(model, photo).pictures
+    assert AttentionExplorer(wrapped, photo).images == AttentionExplorer(model, photo).images
+    assert AttentionExplorer(torch.compile(model), photo).images == AttentionExplorer(model, photo).images
 
 
 @pytest.mark.parametrize('path', sorted((ROOT/'nbs').rglob('*.ipynb')), ids=lambda p: p.stem)

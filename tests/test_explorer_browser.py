@@ -63,7 +63,7 @@ def colours(values, top):
 @pytest.mark.parametrize('case', CASES)
 def test_values_are_those_of_numpy(page, case):
     model, ex = explorer(case, n=1, classes=[f'class {i}' for i in range(10)])
-    p, W = ex.pictures[0], weights(model, make_photo(model))
+    p, W = ex.images[0], weights(model, make_photo(model))
     (L, H, T, _), (h, w), n = W.shape, model.grid, model.n_prefix
     def codes(name, *shape): return np.frombuffer(p[name], np.uint8).reshape(*shape)
     sent = unpack_rows(codes('maps', L*H, T, T)) if p['maps'] else unpack_scores(codes('q', L*H, T, -1), codes('k', L*H, T, -1), p['steps'])
@@ -92,7 +92,7 @@ def test_values_are_those_of_numpy(page, case):
 
 PIXELS = '''return [...document.querySelectorAll(args[0])].map(c =>
     [c.width, c.height, Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)])'''
-TIPS = "return [...document.querySelectorAll('.vx-heads canvas')].map(c => c.title)"
+TIPS = "return [...document.querySelectorAll('.vx-heads canvas:not(.vx-mean)')].map(c => c.title)"
 
 def own_top(row): return max(np.quantile(row, .98), row.max()/100)
 
@@ -100,12 +100,12 @@ def own_top(row): return max(np.quantile(row, .98), row.max()/100)
 @pytest.mark.parametrize('case', ['square', 'rectangle', 'registers'])
 def test_every_thumbnail_is_drawn(page, case):
     model, ex = explorer(case, n=1)
-    (h, w), n, p = model.grid, model.n_prefix, ex.pictures[0]
+    (h, w), n, p = model.grid, model.n_prefix, ex.images[0]
     with page(ex) as page:
         for scale in ('own', 'shared'):
             page.set(query=n + 1, scale=scale)
             rows = page.raw(n + 1).reshape(p['layers']*p['heads'], -1)[:, n:]
-            thumbs = page.run(PIXELS, '.vx-heads canvas')
+            thumbs = page.run(PIXELS, '.vx-heads canvas:not(.vx-mean)')
             assert len(thumbs) == p['layers']*p['heads']
             for row, (width, height, data) in zip(rows, thumbs):
                 data = np.array(data).reshape(-1, 4)
@@ -127,12 +127,12 @@ def test_colours_of_a_uniform_head_an_outlier_and_nothing(page):
     rows[0, 1:], rows[1, 1:], rows[2, 1:] = 1 + .02*slope, slope, slope/1000
     rows[2, 1:3] = 1, .9
     rows[3, 4], rows[4, 0], rows[5, 0], rows[5, 1:] = 1, 1, 1, .02      # one patch; the class token alone; nearly alone, the rest uniform
-    ex.pictures = [ex.pictures[0] | dict(maps=pack_rows(np.repeat(rows[:, None], T, 1)).tobytes())]
+    ex.images = [ex.images[0] | dict(maps=pack_rows(np.repeat(rows[:, None], T, 1)).tobytes())]
     with page(ex) as page:
-        for thumb, row in zip(page.run(PIXELS, '.vx-heads canvas'), unpack_rows(pack_rows(rows))[:, 1:]):
+        for thumb, row in zip(page.run(PIXELS, '.vx-heads canvas:not(.vx-mean)'), unpack_rows(pack_rows(rows))[:, 1:]):
             data = np.array(thumb[2]).reshape(16, 4)[:, :3]
             assert np.abs(data - colours(row, own_top(row))).max() <= 8
-        brightness = [np.array(data).reshape(16, 4)[:, :3].mean(-1) for _, _, data in page.run(PIXELS, '.vx-heads canvas')]
+        brightness = [np.array(data).reshape(16, 4)[:, :3].mean(-1) for _, _, data in page.run(PIXELS, '.vx-heads canvas:not(.vx-mean)')]
         for uniform in (0, 5): assert np.ptp(brightness[uniform]) < 12 and brightness[uniform].min() > 150
         assert brightness[2][2:].max() < 40 and brightness[3][3] > 150 and np.delete(brightness[3], 3).max() < 10 and brightness[4].max() < 10
 
@@ -140,11 +140,11 @@ def test_colours_of_a_uniform_head_an_outlier_and_nothing(page):
 def test_one_scale_for_all_is_a_tick(page):
     model, ex = explorer('square', n=1, query=3)
     with page(ex) as page:
-        box, before = page.tab.get_by_label('one scale for all'), page.run(PIXELS, '.vx-heads canvas')
+        box, before = page.tab.get_by_label('one scale for all'), page.run(PIXELS, '.vx-heads canvas:not(.vx-mean)')
         assert not box.is_checked() and page.trait('scale') == 'own'
         box.check()
         page.settle()
-        assert page.trait('scale') == 'shared' and page.run(PIXELS, '.vx-heads canvas') != before
+        assert page.trait('scale') == 'shared' and page.run(PIXELS, '.vx-heads canvas:not(.vx-mean)') != before
 
 
 @pytest.mark.parametrize('case', CASES)
@@ -169,7 +169,7 @@ def test_click_touch_and_keys_choose_the_patch(page, case):
             page.tab.locator('.vx-chip').nth(i).click()
             assert page.trait('query') == i and page.tab.locator('.vx-chip[aria-pressed=true]').count() == 1
             assert not page.tab.locator('.vx-mark').first.is_visible()
-        page.stage.press('ArrowLeft')                # from a prefix token into the middle of the picture
+        page.stage.press('ArrowLeft')                # from a prefix token into the middle of the image
         assert page.trait('query') == n + h//2*w + w//2
 
 
@@ -190,11 +190,11 @@ def test_everything_works_by_keyboard_alone(page):
         return [e.closest('label')?.textContent.slice(0, 8) || e.getAttribute('aria-label') || e.textContent, outline(e) || outline(e.nextElementSibling)]'''
     with page(ex) as page:
         seen = []
-        for _ in range(14):
+        for _ in range(15):
             page.tab.keyboard.press('Tab')
             seen.append(page.run(focus))
         names = [name for name, _ in seen]
-        for name in ('Picture', 'Beside', 'raw', 'Class', 'Opacity', 'bilinear', 'one scal', 'photo 0: query', 'class token', 'register 3', 'layer 1, head 0'):
+        for name in ('Image', 'Beside', 'raw', 'Class', 'Opacity', 'bilinear', 'one scal', 'photo 0: query', 'class token', 'register 3', 'layer 1, head 0'):
             assert any(o.startswith(name) for o in names), (name, names)
         assert all(visible for name, visible in seen[:12]), f'each focus is visible: {seen}'
         page.tab.locator('.vx-heads [tabindex="0"]').focus()
@@ -249,10 +249,10 @@ def test_compare_shares_the_query(page):
         page.tab.locator('.vx-compare select').select_option('-1')
         assert page.tab.locator('.vx-pane').count() == 1
         page.tab.locator('.vx-image select').select_option('1')
-        assert page.trait('image') == 1 and page.trait('target') in [c['id'] for c in ex.pictures[1]['classes']]
+        assert page.trait('image') == 1 and page.trait('target') in [c['id'] for c in ex.images[1]['classes']]
 
 
-def test_pictures_of_other_sizes_and_models_without_classes(page):
+def test_images_of_other_sizes_and_models_without_classes(page):
     big, small = make_model(img_size=32, depth=3), make_model(seed=1, img_size=16, depth=1, num_classes=0)
     ex = AttentionExplorer({'big': big, 'small': small}, make_photo(big), query=16, layer=2, method='relevance')
     with page(ex) as page:
@@ -267,10 +267,10 @@ def test_hostile_labels_are_text(page):
     model = make_model()
     ex = AttentionExplorer(model, {label: make_photo(model, i) for i, label in enumerate(HOSTILE)}, classes=(HOSTILE*2)[:10], method='relevance')
     with page(ex) as page:
-        labels = [p['label'] for p in ex.pictures]
+        labels = [p['label'] for p in ex.images]
         assert page.run("return [...document.querySelectorAll('.vx-image option')].map(o => o.textContent)") == labels
         names = page.run("return [...document.querySelectorAll('.vx-facts li span')].map(o => o.textContent)")
-        assert names == [c['name'] for c in ex.pictures[0]['classes']]
+        assert names == [c['name'] for c in ex.images[0]['classes']]
         for i, label in enumerate(labels):
             page.tab.locator('.vx-image select').select_option(str(i))
             assert page.run("return document.querySelector('.vx-pane').getAttribute('aria-label')") == label
@@ -283,12 +283,120 @@ def test_phones_and_dark_mode(page, width, scheme):
     model, ex = explorer('both', classes=['a class with a long name and no end of it']*10, compare=1)
     with page(ex, viewport=dict(width=width, height=800), color_scheme=scheme) as page:
         assert page.run('return document.documentElement.scrollWidth') <= width
-        assert page.run("""return [...document.querySelectorAll('.vx *')].filter(e => e.checkVisibility() && !e.closest('.vx-status')
+        assert page.run("""return [...document.querySelectorAll('.vx *')].filter(e => e.checkVisibility() && !e.closest('.vx-status, .vx-tools')
             && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML)""") == []
         def brightness(what): return sum(page.run("""const c = document.createElement('canvas').getContext('2d');
             c.fillStyle = getComputedStyle(document.querySelector('.vx'))[args[0]]; c.fillRect(0, 0, 1, 1); return Array.from(c.getImageData(0, 0, 1, 1).data)""", what)[:3])/765
         back, text = brightness('backgroundColor'), brightness('color')
         assert (back < text) == (scheme == 'dark') and abs(back - text) > .6
+
+
+PHOTO = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize('width,height,beside', [(390, 844, False), (1100, 768, True), (1366, 768, True)])
+def test_the_map_is_in_sight(page, width, height, beside):
+    "After a tap on the image, without scrolling: under the image on a phone, beside it on a screen."
+    ex = AttentionExplorer(make_model(img_size=32, patch_size=4, depth=12, heads=4), {'a': PHOTO, 'b': PHOTO})
+    with page(ex, viewport=dict(width=width, height=height), has_touch=True) as page:
+        page.stage.tap(position=page.point(2, 5, (8, 8)))
+        image, large = (page.tab.locator(f'.vx-{name} .vx-stage').bounding_box() for name in ('query', 'large'))
+        for box in (image, large): assert box['y'] >= 0 and box['y'] + box['height'] <= height, box
+        if beside: assert large['x'] >= image['x'] + image['width'] and large['y'] == image['y']
+        else: assert large['y'] >= image['y'] + image['height'] and large['x'] == image['x']
+        assert page.trait('query') == 1 + 2*8 + 5
+        large_stage = page.tab.locator('.vx-large .vx-stage')
+        large_stage.tap(position=page.point(7, 0, (8, 8)))                # both answer
+        assert page.trait('query') == 1 + 7*8
+
+
+def test_means_of_heads_and_layers(page):
+    model, ex = explorer('registers', n=1, query=9)
+    W = unpack_rows(np.frombuffer(ex.images[0]['maps'], np.uint8).reshape(2, 2, 28, 28))[:, :, 9]
+    with page(ex) as page:
+        cells = page.tab.locator('.vx-heads canvas')
+        assert cells.count() == 9
+        for number, layer, head, want in ((2, 0, -1, W[0].mean(0)), (7, -1, 1, W[:, 1].mean(0)), (8, -1, -1, W.mean((0, 1))), (4, 1, 1, W[1, 1])):
+            cells.nth(number).click()
+            assert (page.trait('layer'), page.trait('head')) == (layer, head)
+            page.settle()
+            assert np.abs(page.row() - want).max() < 1e-6
+        assert cells.nth(4).get_attribute('aria-selected') == 'true' and cells.nth(8).get_attribute('aria-label') == 'mean of layers, mean of heads'
+        for key, at in (('ArrowRight', (1, -1)), ('ArrowDown', (-1, -1)), ('ArrowDown', (-1, -1)), ('ArrowLeft', (-1, 1)), ('ArrowUp', (1, 1))):
+            page.tab.locator('.vx-heads [tabindex="0"]').press(key)
+            assert (page.trait('layer'), page.trait('head')) == at
+
+
+def test_the_photograph_and_what_the_model_sees(page):
+    open_page = page
+    model = make_model(img_size=32)
+    with open_page(AttentionExplorer(model, {'a': PHOTO})) as page:
+        def size(): return page.run("return [...document.querySelectorAll('.vx-photo')].map(c => [c.width, c.height])")
+        assert size() == [[400, 300]]*2
+        page.tab.get_by_label('what the model sees').check()
+        page.settle()
+        assert size() == [[32, 32]]*2
+    with open_page(AttentionExplorer(model, {'a': PHOTO[:32, :32]})) as page: assert page.tab.get_by_label('what the model sees').count() == 0
+
+
+def test_a_view_is_kept_in_the_address(page):
+    model, ex = explorer('square', n=2, query=3)
+    with page(ex) as page:
+        page.stage.click(position=page.point(2, 3, (4, 4)))
+        page.tab.locator('.vx-image select').select_option('1')
+        page.tab.locator('.vx-heads canvas').nth(3).click()               # layer 1, head 0
+        page.tab.get_by_label('one scale for all').check()
+        page.settle()
+        fragment = page.tab.evaluate('location.hash')
+        assert fragment == '#image=1&query=12&layer=1&head=0&method=raw&scale=shared'
+        page.tab.evaluate("location.hash = '#query=5&method=rollout'")    # somebody edits it, or goes back
+        page.tab.locator('.vx-large h3', has_text='Rollout').wait_for()
+        assert page.trait('query') == 5
+        for bad in ('#query=99&layer=-2&method=__proto__&image=7&scale=log', '#query=&head=1.5', '#%00'):
+            page.tab.evaluate('hash => { location.hash = hash }', bad)
+            page.settle()
+            assert (page.trait('query'), page.trait('layer'), page.trait('head'), page.trait('image'), page.trait('scale')) == (5, 1, 0, 1, 'shared')
+
+
+def test_save_png(page, tmp_path):
+    from PIL import Image
+    model, ex = explorer('registers', n=2, query=9, compare=1)
+    with page(ex) as page:
+        with page.tab.expect_download() as download: page.tab.get_by_role('button', name='Save PNG').click()
+        download.value.save_as(tmp_path/'saved.png')
+        image = np.asarray(Image.open(tmp_path/'saved.png').convert('RGB'))
+        assert download.value.suggested_filename == 'attention.png'
+        assert image.shape[0] > 800 and image.shape[1] > 1000 and len(np.unique(image.reshape(-1, 3), axis=0)) > 100
+        page.requests[:] = page.requests[:1]                              # the download is a request to the page itself
+
+
+def test_why_a_method_is_missing_is_said(page):
+    open_page = page
+    with open_page(AttentionExplorer(make_model(num_classes=0), make_photo(make_model()))) as page:
+        assert 'No relevance: this model has no classes.' in page.tab.locator('.vx-hint').text_content()
+    with open_page(explorer('square')[1]) as page:
+        assert 'No relevance' not in page.tab.locator('.vx-hint').text_content() and 'Raw:' in page.tab.locator('.vx-hint').text_content()
+
+
+def test_a_frame_follows_its_page(browser, tmp_path):
+    "The site's theme, and a height that fits."
+    model, ex = explorer('square', n=1)
+    ex.save_html(tmp_path/'page.html')
+    inner = (tmp_path/'page.html').read_text(encoding='utf-8').replace('&', '&amp;').replace('"', '&quot;')
+    (tmp_path/'outer.html').write_text(f'''<script>addEventListener('message', e => window.told = e.data)</script>
+        <iframe sandbox="allow-scripts" style="width: 800px; height: 300px" srcdoc="{inner}"></iframe>''', encoding='utf-8')
+    tab = browser.new_page(color_scheme='light')
+    tab.goto((tmp_path/'outer.html').as_uri())
+    frame = tab.frame_locator('iframe').locator('.vx')
+    frame.wait_for()
+    tab.wait_for_function('window.told?.explorerHeight > 400')
+    def colour(): return frame.evaluate('e => getComputedStyle(e).backgroundColor')
+    light = colour()
+    tab.evaluate("document.querySelector('iframe').contentWindow.postMessage({ scheme: 'dark' }, '*')")
+    until(lambda: colour() != light, 10)
+    tab.evaluate("document.querySelector('iframe').contentWindow.postMessage({ scheme: 'light' }, '*')")
+    until(lambda: colour() == light, 10)
+    tab.close()
 
 
 SETUP = '''
@@ -376,7 +484,7 @@ def test_in_jupyterlab_page_and_python_see_each_other(browser, lab):
     until(lambda: said('query 10'))
     stage.press('ArrowDown')
     until(lambda: said('query 14'))
-    tab.locator('.vx-heads canvas').nth(1).click()
+    tab.locator('.vx-heads canvas:not(.vx-mean)').nth(1).click()
     until(lambda: said('layer 0') and said('head 1'))
     until(lambda: '14' in tab.locator('.widget-readout').all_text_contents())    # the slider of ipywidgets moved along
 

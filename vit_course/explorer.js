@@ -2,9 +2,9 @@
 // model that is connected to Python; `save_html` puts this very text into a page, with a stand-in for that model.
 
 /**
- * What Python sends of one picture as one model sees it. Buffers are uint8: DataViews from a kernel, base64 in a page.
+ * What Python sends of one image as one model sees it. Buffers are uint8: DataViews from a kernel, base64 in a page.
  * T = n_prefix + h*w tokens, M = layers*heads maps.
- * @typedef {object} Picture
+ * @typedef {object} ImageRecord
  * @property {string} label
  * @property {[number, number]} grid   patches (h, w)
  * @property {number} n_prefix         class token and registers, which come first
@@ -12,17 +12,25 @@
  * @property {number} heads
  * @property {[number, number]} patch  pixels of a patch (height, width)
  * @property {{id: number, name: string, p: number}[]} classes  the best predictions; none when there is no head
- * @property {Buffer} image            a PNG or JPEG file
+ * @property {Buffer} image            a PNG or JPEG file: what the model sees
+ * @property {?Buffer} photo           a JPEG file: the same with more pixels, when there were more
  * @property {?Buffer} maps            (M,T,T) rows of every head, or null when q and k are here instead
  * @property {?Buffer} q               (M,T,d)
  * @property {?Buffer} k               (M,T,d)
  * @property {[number, number, number][]} steps  of each map: smallest q, step of q, step of k divided by √d
  * @property {Buffer} rollout          (T,T)
  * @property {?Buffer} relevance       (classes,T,T)
+ *
+ * A page that runs the model itself (live.js) has no files and no codes: `image` and `photo` are canvases, and `weights` is a
+ * Float32Array (M,T,T). Its classes also have `before`, their probability before the image was changed.
  */
 
-const METHODS = ['raw', 'rollout', 'relevance'];
-const TRAITS = ['pictures', 'image', 'compare', 'query', 'layer', 'head', 'method', 'target', 'opacity', 'interpolation', 'scale'];
+const METHODS = {
+  raw: 'Raw: what softmax gives, one head at a time.',
+  rollout: 'Rollout: the layers’ mean weights multiplied, skip connections counted: where a token may have got its content.',
+  relevance: 'Relevance: weights times gradients, through all layers: what speaks for the chosen class.',
+};
+const TRAITS = ['images', 'image', 'compare', 'query', 'layer', 'head', 'method', 'target', 'opacity', 'interpolation', 'scale', 'sharp'];
 
 // matplotlib's inferno at 17 places, and the 256 colours between them as RGBA
 const INFERNO = '000004 0b0724 210c4a 3d0965 57106e 71196e 8a226a a32c61 bc3754 d24644 e45a31 f1731d f98e09 fcac11 f9cb35 f2ea69 fcffa4'
@@ -41,19 +49,28 @@ function bytes(buffer) {
   return out;
 }
 
-/** A picture with its buffers unpacked, which gives rows of weights: each sums to 1 (or is all 0, when nothing is relevant). */
+/** An image with its buffers unpacked, which gives rows of weights: each sums to 1 (or is all 0, when nothing is relevant). */
 export class Maps {
-  /** @param {Picture} picture */
-  constructor(picture) {
-    Object.assign(this, picture);
-    for (const name of ['image', 'maps', 'q', 'k', 'rollout', 'relevance']) if (this[name]) this[name] = bytes(this[name]);
+  /** @param {ImageRecord} record */
+  constructor(record) {
+    Object.assign(this, record);
+    const coded = record.weights ? [] : ['image', 'photo', 'maps', 'q', 'k', 'rollout', 'relevance'];
+    for (const name of coded) if (this[name]) this[name] = bytes(this[name]);
     [this.h, this.w] = this.grid;
     this.tokens = this.n_prefix + this.h * this.w;
+    this.drawings = {};
+  }
+
+  /** What can be drawn: the canvas that is here already, or a promise of the file's bitmap. */
+  drawing(name) {
+    return this.drawings[name] ??= this.weights ? this[name] : createImageBitmap(new Blob([this[name]]));
   }
 
   /** Rows of `query` in all layers and heads: Float32Array (M*T). */
   raw(query) {
     const T = this.tokens, M = this.layers * this.heads, out = new Float32Array(M * T);
+    for (let m = 0; this.weights && m < M; m++) out.set(this.weights.subarray((m * T + query) * T, (m * T + query + 1) * T), m * T);
+    if (this.weights) return out;
     if (this.maps) { for (let m = 0; m < M; m++) this.unpack(this.maps, (m * T + query) * T, out, m * T); return out; }
     const d = this.q.length / (M * T), q = new Float64Array(d), k = this.k;
     for (let m = 0; m < M; m++) {
@@ -73,12 +90,37 @@ export class Maps {
     return out;
   }
 
+  /** Of all rows that `raw` gives, the one of a layer and a head; the mean of all where one of them is -1. */
+  pick(rows, layer, head) {
+    const T = this.tokens, out = new Float32Array(T), all = n => Array.from({ length: n }, (_, i) => i);
+    const layers = layer < 0 ? all(this.layers) : [layer], heads = head < 0 ? all(this.heads) : [head];
+    for (const l of layers) for (const h of heads) for (let j = 0; j < T; j++) out[j] += rows[(l * this.heads + h) * T + j];
+    return out.map(x => x / (layers.length * heads.length));
+  }
+
   /** The row of `query` after rollout, or of its relevance for the class with this rank. */
   joint(method, query, rank) {
     const T = this.tokens, out = new Float32Array(T);
+    if (this.weights) return method === 'rollout' ? this.rolled(query) : out;
     if (method === 'rollout') this.unpack(this.rollout, query * T, out, 0);
     else if (this.relevance && rank >= 0) this.unpack(this.relevance, (rank * T + query) * T, out, 0);
     return out;
+  }
+
+  /** The row of `query` after rollout, from the weights themselves: it goes through the layers from the last to the first. */
+  rolled(query) {
+    const T = this.tokens;
+    let row = new Float32Array(T);
+    row[query] = 1;
+    for (let l = this.layers - 1; l >= 0; l--) {
+      const next = row.map(x => x / 2);                                // the skip connection
+      for (let h = 0; h < this.heads; h++) for (let i = 0, at = (l * this.heads + h) * T * T; i < T; i++, at += T) {
+        const share = row[i] / (2 * this.heads);
+        for (let j = 0; j < T; j++) next[j] += share * this.weights[at + j];
+      }
+      row = next;
+    }
+    return row;
   }
 
   /** Codes are square roots, so that small weights keep their digits; dividing by the sum replaces a scale for each row. */
@@ -141,86 +183,130 @@ function paint(canvas, rows, at, maps, top) {
   canvas.getContext('2d').putImageData(canvas.pixels, 0, 0);
 }
 
-/** One picture: itself, its heads, the enlarged map, the figures. Comparing shows two of these. */
+/** What to call a place in the table of heads. */
+const place = (layer, head) => (layer < 0 ? 'mean of layers' : `layer ${layer}`) + (head < 0 ? ', mean of heads' : `, head ${head}`);
+
+/** One image: itself, the enlarged map, its heads, the figures. Comparing shows two of these. */
 class Pane {
   constructor(maps, view) {
-    this.maps = maps;
     this.view = view;
     const { h, w, layers, heads, n_prefix } = maps;
-    const stage = (...more) => make('div', { className: 'vx-stage' }, this.photo(), ...more);
-
     this.marks = [0, 1].map(() => make('div', { className: 'vx-mark' }));
-    this.stage = stage(this.marks[0]);
+    this.photos = [0, 1].map(() => make('canvas', { className: 'vx-photo', role: 'img' }));
+    this.big = make('canvas', { width: w, height: h, className: 'vx-map vx-over', role: 'img' });
+    this.stages = [0, 1].map(i => this.makeStage(this.photos[i], ...(i ? [this.big] : []), this.marks[i]));
+    this.stage = this.stages[0];
     for (const [name, value] of Object.entries({ tabindex: 0, role: 'application', 'aria-roledescription': 'patch picker' })) {
       this.stage.setAttribute(name, value);
     }
-    this.stage.addEventListener('click', e => view.set({ query: this.patchAt(e) }));
-    this.stage.addEventListener('pointermove', e => { if (e.pointerType === 'mouse') view.hover(this.patchAt(e)); });
-    this.stage.addEventListener('pointerleave', () => view.hover(null));
     this.stage.addEventListener('keydown', e => this.walk(e));
 
     this.chips = Array.from({ length: n_prefix }, (_, i) => {
-      const chip = make('button', { type: 'button', className: 'vx-chip' }, maps.name(i));
+      const chip = make('button', { type: 'button', className: 'vx-chip' }, i ? `register ${i}` : 'class token');
       chip.addEventListener('click', () => view.set({ query: i }));
       chip.addEventListener('pointerenter', e => { if (e.pointerType === 'mouse') view.hover(i); });
       chip.addEventListener('pointerleave', () => view.hover(null));
       return chip;
     });
 
-    this.thumbs = Array.from({ length: layers * heads }, (_, m) => {
-      const [layer, head] = [Math.floor(m / heads), m % heads];
-      const thumb = make('canvas', { width: w, height: h, className: 'vx-map', role: 'gridcell', 'aria-label': `layer ${layer}, head ${head}` });
-      thumb.addEventListener('click', () => view.set({ layer, head, method: 'raw' }));
-      thumb.addEventListener('keydown', e => this.step(e, layer, head));
-      return thumb;
-    });
+    this.rows = [...Array(layers).keys(), -1];          // the last row and column are the means
+    this.columns = [...Array(heads).keys(), -1];
+    this.thumbs = this.rows.flatMap(layer => this.columns.map(head => this.thumb(layer, head, w, h)));
     const label = (text, role) => make('div', { className: 'vx-label', role }, text);
     const row = (...cells) => make('div', { className: 'vx-row', role: 'row' }, ...cells);
+    const number = i => i < 0 ? 'mean' : i;
     this.grid = make('div', { className: 'vx-heads', role: 'grid', 'aria-label': 'Attention of every head' },
-      row(label('', 'columnheader'), ...Array.from({ length: heads }, (_, i) => label(i, 'columnheader'))),
-      ...Array.from({ length: layers }, (_, l) => row(label(l, 'rowheader'), ...this.thumbs.slice(l * heads, (l + 1) * heads))));
-    this.grid.style.setProperty('--heads', heads);
-    this.grid.style.setProperty('--thumb', `${clamp(900 / layers * w / h, 120)}px`);   // all layers fit on a screen
+      row(label('', 'columnheader'), ...this.columns.map(i => label(number(i), 'columnheader'))),
+      ...this.rows.map((l, r) => row(label(number(l), 'rowheader'), ...this.thumbs.slice(r * this.columns.length, (r + 1) * this.columns.length))));
+    for (const [name, value] of Object.entries({ heads, rows: layers + 1, aspect: w / h })) this.grid.style.setProperty(`--${name}`, value);
 
-    this.big = make('canvas', { width: w, height: h, className: 'vx-map vx-over', role: 'img' });
     this.ends = [make('span'), make('span')];
     this.facts = make('dl', { className: 'vx-facts' });
-    this.element = make('section', { className: 'vx-pane', 'aria-label': maps.label }, make('div', { className: 'vx-columns' },
-      make('div', { className: 'vx-left' },
-        make('div', { className: 'vx-query' }, make('h3', {}, maps.label), this.stage,
-          make('div', { className: 'vx-chips', role: 'group', 'aria-label': 'Prefix tokens' }, ...this.chips)),
-        make('div', { className: 'vx-large' }, this.title = make('h3'), stage(this.big, this.marks[1]),
-          make('div', { className: 'vx-bar' }, this.ends[0], make('i', { className: 'vx-ramp' }), this.ends[1]),
-          this.limit = make('p', { className: 'vx-note' }))),
-      make('div', { className: 'vx-right' },
-        make('div', { className: 'vx-all' }, make('h3', {}, 'All heads', this.scale = make('small')), this.grid),
-        this.facts)));
+    this.element = make('section', { className: heads > 8 ? 'vx-pane vx-many' : 'vx-pane' }, make('div', { className: 'vx-columns' },
+      make('div', { className: 'vx-query' }, make('div', { className: 'vx-head' }, this.label = make('h3'),
+        make('div', { className: 'vx-chips', role: 'group', 'aria-label': 'Prefix tokens' }, ...this.chips)), this.stage),
+      make('div', { className: 'vx-large' }, make('div', { className: 'vx-head' }, this.title = make('h3')), this.stages[1],
+        make('div', { className: 'vx-bar' }, this.ends[0], make('i', { className: 'vx-ramp' }), this.ends[1]),
+        this.limit = make('p', { className: 'vx-note' })),
+      make('div', { className: 'vx-all' }, make('div', { className: 'vx-head' }, make('h3', {}, 'All heads', this.scale = make('small'))), this.grid),
+      this.facts));
+    this.show(maps);
   }
 
-  /** A canvas with the picture, drawn as soon as the browser has decoded it. */
-  photo() {
-    const canvas = make('canvas', { className: 'vx-photo', role: 'img', 'aria-label': this.maps.label });
-    canvas.width = this.maps.w * this.maps.patch[1];
-    canvas.height = this.maps.h * this.maps.patch[0];
-    canvas.classList.toggle('vx-tiny', canvas.width < 64);
-    createImageBitmap(new Blob([this.maps.image])).then(bitmap => canvas.getContext('2d').drawImage(bitmap, 0, 0, canvas.width, canvas.height));
-    return canvas;
+  /** Whether another image has the same tokens, layers and heads, so that nothing need be made anew to show it. */
+  fits(maps) { return ['h', 'w', 'n_prefix', 'layers', 'heads'].every(name => maps[name] === this.maps[name]); }
+
+  show(maps) {
+    this.maps = maps;
+    this.drawn = null;
+    this.label.textContent = maps.label;
+    for (const e of [this.element, ...this.photos]) e.setAttribute('aria-label', maps.label);
+  }
+
+  /** A place to point at. A click moves the query, unless the view has a tool, which then hears of press, drag and release. */
+  makeStage(...children) {
+    const stage = make('div', { className: 'vx-stage' }, ...children), { view } = this, at = e => this.patchAt(e, stage);
+    stage.addEventListener('click', e => { if (!view.tool) view.set({ query: at(e) }); });
+    stage.addEventListener('pointerdown', e => {
+      if (!view.tool || e.button) return;
+      e.preventDefault();
+      stage.setPointerCapture(e.pointerId);
+      this.dragging = true;
+      view.tool.press(at(e), e, stage);
+    });
+    stage.addEventListener('pointermove', e => {
+      if (this.dragging) view.tool?.drag(at(e), e, stage);
+      else if (e.pointerType === 'mouse') view.hover(at(e));
+    });
+    for (const name of ['pointerup', 'pointercancel']) stage.addEventListener(name, () => { this.dragging = false; });
+    stage.addEventListener('pointerleave', () => view.hover(null));
+    return stage;
+  }
+
+  thumb(layer, head, w, h) {
+    const mean = layer < 0 || head < 0, { view } = this;
+    const thumb = make('canvas', { width: w, height: h, className: mean ? 'vx-map vx-mean' : 'vx-map', role: 'gridcell', 'aria-label': place(layer, head) });
+    thumb.addEventListener('click', e => {
+      if (!mean && view.toggle && (view.tool?.heads || e.shiftKey || e.altKey)) view.toggle(layer, head);
+      else view.set({ layer, head, method: 'raw' });
+    });
+    thumb.addEventListener('keydown', e => this.step(e, layer, head));
+    return thumb;
+  }
+
+  /** The image under both stages: the photograph, or the pixels that the model sees. */
+  async draw() {
+    const { maps } = this, name = maps.photo && this.view.get('sharp') ? 'photo' : 'image';
+    if (this.drawn === name) return;
+    this.drawn = name;
+    const source = await maps.drawing(name);
+    if (this.maps !== maps || this.drawn !== name) return;
+    const seen = [maps.w * maps.patch[1], maps.h * maps.patch[0]];
+    for (const canvas of this.photos) {
+      [canvas.width, canvas.height] = name === 'photo' ? [source.width, source.height] : seen;
+      canvas.classList.toggle('vx-tiny', canvas.width < 64);
+      canvas.getContext('2d').drawImage(source, 0, 0, canvas.width, canvas.height);
+    }
+    this.element.style.setProperty('--aspect', this.photos[0].width / this.photos[0].height);
   }
 
   /** The token under the pointer. */
-  patchAt(event) {
-    const box = this.stage.getBoundingClientRect(), { h, w, n_prefix } = this.maps;
+  patchAt(event, stage) {
+    const box = stage.getBoundingClientRect(), { h, w, n_prefix } = this.maps;
     const c = clamp(Math.floor((event.clientX - box.left) / box.width * w), w - 1);
     const r = clamp(Math.floor((event.clientY - box.top) / box.height * h), h - 1);
     return n_prefix + r * w + c;
   }
 
-  /** Arrow keys, Home and End move the query over the picture. */
+  /** Arrow keys, Home and End move the query over the image. */
   walk(event) {
     const { h, w, n_prefix } = this.maps, now = this.view.look(this.maps).query - n_prefix;
     const at = now < 0 ? Math.floor(h / 2) * w + Math.floor(w / 2) : now;   // from a prefix token: begin in the middle
     let [r, c] = [Math.floor(at / w), at % w];
     const moves = { ArrowLeft: () => c--, ArrowRight: () => c++, ArrowUp: () => r--, ArrowDown: () => r++, Home: () => c = 0, End: () => c = w - 1 };
+    if (this.view.tool?.key?.(event.key)) { event.preventDefault(); event.stopPropagation(); return; }
+    const use = event.key === 'Enter' || event.key === ' ';
+    if (use && this.view.tool) { event.preventDefault(); this.view.tool.press(this.view.get('query')); return; }
     if (!moves[event.key] || event.ctrlKey || event.altKey || event.metaKey) return;
     event.preventDefault();     // the page shall not scroll,
     event.stopPropagation();    // and a notebook not change cells
@@ -230,22 +316,25 @@ class Pane {
 
   /** Arrow keys go from head to head. */
   step(event, layer, head) {
-    const { layers, heads } = this.maps;
     const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0], Enter: [0, 0], ' ': [0, 0] };
-    if (!moves[event.key] || event.ctrlKey || event.altKey || event.metaKey) return;
+    const off = ['x', 'Delete'].includes(event.key) && this.view.toggle && layer >= 0 && head >= 0;
+    if (!(moves[event.key] || off) || event.ctrlKey || event.altKey || event.metaKey) return;
     event.preventDefault();
     event.stopPropagation();
-    layer = clamp(layer + moves[event.key][0], layers - 1);
-    head = clamp(head + moves[event.key][1], heads - 1);
-    this.view.set({ layer, head, method: 'raw' });
-    this.thumbs[layer * heads + head].tabIndex = 0;
-    this.thumbs[layer * heads + head].focus();
+    if (off) { this.view.toggle(layer, head); return; }
+    const r = clamp(this.rows.indexOf(layer) + moves[event.key][0], this.rows.length - 1);
+    const c = clamp(this.columns.indexOf(head) + moves[event.key][1], this.columns.length - 1);
+    this.view.set({ layer: this.rows[r], head: this.columns[c], method: 'raw' });
+    const thumb = this.thumbs[r * this.columns.length + c];
+    thumb.tabIndex = 0;
+    thumb.focus();
   }
 
   /** Draw everything for what is looked at; returns it in words. */
   update() {
-    const { maps, view } = this, { n_prefix, heads, tokens, classes } = maps, look = view.look(maps);
-    const { query, layer, head, method, rank } = look, chosen = layer * heads + head;
+    const { maps, view } = this, { n_prefix, tokens, classes } = maps, look = view.look(maps);
+    const { query, layer, head, method, rank } = look;
+    this.draw();
 
     const patch = query - n_prefix;
     for (const mark of this.marks) {
@@ -257,23 +346,27 @@ class Pane {
     this.chips.forEach((chip, i) => chip.setAttribute('aria-pressed', i === query));
     this.stage.setAttribute('aria-label', `${maps.label}: query ${maps.name(query)} of ${maps.h} rows and ${maps.w} columns. Arrow keys move it.`);
 
-    const rows = maps.raw(query), ranges = this.thumbs.map((_, m) => range(rows, m * tokens, maps));
+    const all = maps.raw(query), rows = this.rows.flatMap(l => this.columns.map(h => maps.pick(all, l, h)));
+    const ranges = rows.map(row => range(row, 0, maps));
     const whole = Math.max(...ranges.map(r => r.largest)), shared = view.get('scale') === 'shared';
     this.thumbs.forEach((thumb, m) => {
-      paint(thumb, rows, m * tokens, maps, shared ? whole : ranges[m].top);
-      thumb.title = `layer ${Math.floor(m / heads)}, head ${m % heads}: largest weight ${percent(ranges[m].largest)}`;
-      thumb.setAttribute('aria-selected', method === 'raw' && m === chosen);
-      thumb.tabIndex = m === chosen ? 0 : -1;
+      const l = this.rows[Math.floor(m / this.columns.length)], h = this.columns[m % this.columns.length], chosen = l === layer && h === head;
+      paint(thumb, rows[m], 0, maps, shared ? whole : ranges[m].top);
+      const off = view.off?.has(l * maps.heads + h) && l >= 0 && h >= 0;
+      thumb.title = `${place(l, h)}: largest weight ${percent(ranges[m].largest)}${off ? ' (switched off)' : ''}`;
+      thumb.classList.toggle('vx-off', Boolean(off));
+      thumb.setAttribute('aria-selected', method === 'raw' && chosen);
+      thumb.tabIndex = chosen ? 0 : -1;
     });
 
-    const row = this.row = method === 'raw' ? rows.slice(chosen * tokens, (chosen + 1) * tokens) : maps.joint(method, query, rank);
+    const row = this.row = method === 'raw' ? maps.pick(all, layer, head) : maps.joint(method, query, rank);
     const { largest, top } = range(row, 0, maps), end = !shared ? top : method === 'raw' ? whole : largest;
     paint(this.big, row, 0, maps, end);
     this.ends[0].textContent = percent(0);
     this.ends[1].textContent = (end < largest ? '≥ ' : '') + percent(end);
-    this.scale.textContent = `layers down, heads across; ${shared ? 'one scale for all' : 'each on its own scale'}`;
+    this.scale.textContent = shared ? 'one scale for all' : 'each on its own scale';
     this.limit.textContent = `${shared ? 'One scale for all' : 'Own scale, saturated above its 98th percentile'}; largest weight ${percent(largest)}`;
-    const what = method === 'raw' ? `layer ${layer}, head ${head}` : method === 'rollout' ? `rollout of ${maps.layers} layers`
+    const what = method === 'raw' ? place(layer, head) : method === 'rollout' ? `rollout of ${maps.layers} layers`
       : rank < 0 ? 'relevance: not computed for this class' : `relevance for ${classes[rank].name}`;
     this.title.textContent = what[0].toUpperCase() + what.slice(1);
     this.big.setAttribute('aria-label', `${what}, from ${maps.name(query)}`);
@@ -288,6 +381,9 @@ class Pane {
     const prediction = classes.map(c => {
       const bar = make('i');
       bar.style.setProperty('--p', c.p);
+      const before = 'before' in c ? [make('u', { title: `${percent(c.before)} before the image was changed` })] : [];
+      for (const e of before) e.style.setProperty('--p', c.before);
+      bar.append(...before);
       return make('li', {}, make('span', {}, c.name), bar, make('b', {}, percent(c.p)));
     });
     this.facts.replaceChildren(...Object.entries({ query: ['Query', maps.name(query), `token ${query}`], ...facts }).map(tile),
@@ -301,12 +397,14 @@ class View {
   constructor(model, el) {
     this.model = model;
     this.preview = null;            // the query under the mouse: not worth a trait, nobody else wants to know
-    this.unpacked = new WeakMap();  // Picture -> Maps, unpacked when first seen
+    this.unpacked = new WeakMap();  // ImageRecord -> Maps, unpacked when first seen
     this.panes = [];
+    this.tool = null;               // what pointing does instead of moving the query: { press, drag, heads }
     this.bar = make('div', { className: 'vx-tools' });
+    this.hint = make('p', { className: 'vx-hint' });
     this.body = make('div', { className: 'vx-panes' });
     this.status = make('p', { className: 'vx-status', role: 'status', 'aria-live': 'polite' });
-    this.root = make('div', { className: 'vx' }, this.bar, this.body, this.status);
+    this.root = make('div', { className: 'vx' }, this.bar, this.hint, this.body, this.status);
     this.root.explorer = this;      // for the console, and for tests
     el.append(this.root);
 
@@ -334,21 +432,21 @@ class View {
   hover(query) { if (this.preview !== query) { this.preview = query; this.changed(); } }
 
   maps(i) {
-    const picture = this.get('pictures')[i];
-    if (!this.unpacked.has(picture)) this.unpacked.set(picture, new Maps(picture));
-    return this.unpacked.get(picture);
+    const record = this.get('images')[i];
+    if (!this.unpacked.has(record)) this.unpacked.set(record, new Maps(record));
+    return this.unpacked.get(record);
   }
 
-  /** What to show of a picture. The other one of a comparison may have fewer layers or heads, and other classes. */
+  /** What to show of an image. The other one of a comparison may have fewer layers or heads, and other classes. */
   look(maps) {
     return {
       query: clamp(this.preview ?? this.get('query'), maps.tokens - 1),
-      layer: clamp(this.get('layer'), maps.layers - 1), head: clamp(this.get('head'), maps.heads - 1),
+      layer: Math.min(this.get('layer'), maps.layers - 1), head: Math.min(this.get('head'), maps.heads - 1),
       method: this.get('method'), rank: maps.classes.findIndex(c => c.id === this.get('target')),
     };
   }
 
-  /** Go to another picture: the traits move along when they do not fit it. */
+  /** Go to another image: the traits move along when they do not fit it. */
   open(i) {
     const maps = this.maps(i), { layer, head, method, rank } = this.look(maps), query = this.get('query');
     this.set({
@@ -357,16 +455,16 @@ class View {
     });
   }
 
-  /** Pictures with the same tokens, which can share a query. */
+  /** Images with the same tokens, which can share a query. */
   comparable(i) {
-    const all = this.get('pictures'), key = p => String([p.grid, p.n_prefix]);
+    const all = this.get('images'), key = p => String([p.grid, p.n_prefix]);
     return all.map((_, j) => j).filter(j => j !== i && key(all[j]) === key(all[i]));
   }
 
   /** The controls; made anew when the choices in them change. */
   tools() {
-    const pictures = this.get('pictures'), i = this.get('image'), { classes, relevance } = pictures[i], others = this.comparable(i);
-    const key = JSON.stringify([pictures.map(p => p.label), i, classes, others]);
+    const images = this.get('images'), i = this.get('image'), { classes, relevance, photo } = images[i], others = this.comparable(i);
+    const key = JSON.stringify([images.map(p => p.label), i, relevance ? classes : 0, others, Boolean(photo)]);
     if (key === this.toolsKey) return;
     this.toolsKey = key;
     const field = (text, control, name) => make('label', { className: `vx-field vx-${name}` }, make('span', {}, text), control);
@@ -383,22 +481,25 @@ class View {
     this.controls = { method: [] };
     const focused = this.bar.contains(document.activeElement) && document.activeElement.closest('.vx-field')?.className;
     const id = `vx-${Math.random().toString(36).slice(2)}`;   // radio buttons of two explorers in one page must not mix
-    const methods = METHODS.map(value => {
+    const methods = Object.keys(METHODS).map(value => {
       const radio = make('input', { type: 'radio', name: id, value, disabled: value === 'relevance' && !relevance });
       radio.addEventListener('change', () => this.set({ method: value }));
       this.controls.method.push(radio);
-      return make('label', { title: radio.disabled ? 'this model has no classes' : '' }, radio, make('span', {}, value));
+      return make('label', {}, radio, make('span', {}, value));
     });
     const opacity = this.controls.opacity = make('input', { type: 'range', min: 0, max: 1, step: 0.05 });
     opacity.addEventListener('input', () => this.set({ opacity: Number(opacity.value) }));
-    const name = j => [j, pictures[j].label];
+    const png = make('button', { type: 'button', className: 'vx-button' }, 'Save PNG');
+    png.addEventListener('click', () => this.save());
+    const name = j => [j, images[j].label];
     this.bar.replaceChildren(
-      ...(pictures.length > 1 ? [choice('Picture', 'image', pictures.map((_, j) => name(j)), j => this.open(j))] : []),
+      ...(images.length > 1 ? [choice('Image', 'image', images.map((_, j) => name(j)), j => this.open(j))] : []),
       ...(others.length ? [choice('Beside it', 'compare', [[-1, 'nothing'], ...others.map(name)], compare => this.set({ compare }))] : []),
       make('fieldset', { className: 'vx-methods' }, make('legend', {}, 'Method'), ...methods),
       ...(relevance ? [choice('Class', 'target', classes.map(c => [c.id, `${c.name} (${percent(c.p)})`]), target => this.set({ target, method: 'relevance' }))] : []),
       field('Opacity', opacity, 'opacity'),
-      make('div', { className: 'vx-ticks' }, tick('bilinear', 'interpolation', ['nearest', 'bilinear']), tick('one scale for all', 'scale', ['own', 'shared'])));
+      make('div', { className: 'vx-ticks' }, tick('bilinear', 'interpolation', ['nearest', 'bilinear']), tick('one scale for all', 'scale', ['own', 'shared']),
+        ...(photo ? [tick('what the model sees', 'sharp', [true, false])] : [])), png);
     if (focused) this.bar.querySelector(`[class="${focused}"] :is(select, input)`)?.focus();
   }
 
@@ -410,16 +511,112 @@ class View {
     for (const radio of this.controls.method) radio.checked = radio.value === this.get('method');
     this.controls.interpolation.checked = this.get('interpolation') === 'bilinear';
     this.controls.scale.checked = this.get('scale') === 'shared';
+    if (this.controls.sharp) this.controls.sharp.checked = !this.get('sharp');
+    const refused = maps[0].relevance ? '' : ` No relevance: ${maps[0].why ?? 'this model has no classes'}.`;
+    this.hint.textContent = `Point at a patch: all maps show what it attends to. ${METHODS[this.get('method')]}${refused}`;
     this.root.style.setProperty('--vx-opacity', this.get('opacity'));
     this.root.classList.toggle('vx-smooth', this.get('interpolation') === 'bilinear');
     this.root.classList.toggle('vx-two', shown.length === 2);
-    if (this.panes.length !== maps.length || this.panes.some((pane, n) => pane.maps !== maps[n])) {
-      this.panes = maps.map((m, n) => this.panes[n]?.maps === m ? this.panes[n] : new Pane(m, this));
-      this.body.replaceChildren(...this.panes.map(pane => pane.element));
-    }
+    const panes = maps.map((m, n) => {
+      const pane = this.panes[n];
+      if (!pane?.fits(m)) return new Pane(m, this);
+      if (pane.maps !== m) pane.show(m);
+      return pane;
+    });
+    if (panes.length !== this.panes.length || panes.some((pane, n) => pane !== this.panes[n])) this.body.replaceChildren(...panes.map(p => p.element));
+    this.panes = panes;
     const words = this.panes.map(pane => pane.update());
     if (this.preview === null && this.status.textContent !== words.join('. ')) this.status.textContent = words.join('. ');
   }
+
+  /** Image, map and all heads of what is shown, in one PNG file. */
+  save() {
+    const size = 480, gap = 16, line = 28, sheets = this.panes.map(pane => {
+      const { maps, thumbs, columns, rows } = pane, height = Math.round(size * maps.h / maps.w);
+      const cell = Math.floor(Math.min(height / rows.length, size / columns.length * maps.h / maps.w)), wide = Math.round(cell * maps.w / maps.h);
+      const sheet = make('canvas', { width: 2 * size + columns.length * wide + 4 * gap, height: height + line + 2 * gap }), c = sheet.getContext('2d');
+      c.fillStyle = '#fff';
+      c.fillRect(0, 0, sheet.width, sheet.height);
+      c.fillStyle = '#000';
+      c.font = '16px system-ui, sans-serif';
+      c.imageSmoothingEnabled = this.get('interpolation') === 'bilinear';
+      for (const [i, text] of [maps.label, `${pane.title.textContent}, from ${maps.name(this.look(maps).query)}`].entries()) {
+        const x = gap + i * (size + gap), patch = this.look(maps).query - maps.n_prefix, side = size / maps.w;
+        c.fillText(text, x, gap + 16, size);
+        c.drawImage(pane.photos[i], x, gap + line, size, height);
+        c.globalAlpha = this.get('opacity');
+        if (i) c.drawImage(pane.big, x, gap + line, size, height);
+        c.globalAlpha = 1;
+        for (const [width, colour] of patch < 0 ? [] : [[4, '#000'], [2, '#fff']]) {
+          Object.assign(c, { lineWidth: width, strokeStyle: colour });
+          c.strokeRect(x + patch % maps.w * side, gap + line + Math.floor(patch / maps.w) * height / maps.h, side, height / maps.h);
+        }
+      }
+      c.fillText(pane.scale.textContent, 3 * gap + 2 * size, gap + 16);
+      thumbs.forEach((thumb, m) => c.drawImage(thumb, 3 * gap + 2 * size + m % columns.length * wide, gap + line + Math.floor(m / columns.length) * cell, wide - 2, cell - 2));
+      return sheet;
+    });
+    const page = make('canvas', { width: Math.max(...sheets.map(s => s.width)), height: sheets.reduce((sum, s) => sum + s.height, 0) });
+    sheets.forEach((sheet, i) => page.getContext('2d').drawImage(sheet, 0, i * sheets[0].height));
+    page.toBlob(file => {
+      const link = make('a', { href: URL.createObjectURL(file), download: 'attention.png' });
+      link.click();
+      URL.revokeObjectURL(link.href);
+    });
+  }
+}
+
+/** In a page without a kernel: traits that keep themselves, and what is looked at in the URL's fragment, so that a view can be shared. */
+export class State {
+  static kept = ['image', 'query', 'layer', 'head', 'method', 'scale'];
+
+  constructor(values) {
+    this.values = values;
+    this.heard = {};
+    this.read();
+    addEventListener('hashchange', () => this.read());
+  }
+
+  get(name) { return this.values[name]; }
+  on(event, f) { (this.heard[event] ??= []).push(f); }
+  off(event, f) { this.heard[event] = this.heard[event]?.filter(other => other !== f); }
+
+  set(name, value) {
+    if (this.values[name] === value) return;
+    this.values[name] = value;
+    this.heard[`change:${name}`]?.forEach(f => f());
+  }
+
+  save_changes() {
+    const text = '#' + new URLSearchParams(this.constructor.kept.map(name => [name, this.get(name)]));
+    try { history.replaceState(null, '', text); } catch { /* a page inside a page has no address of its own */ }
+  }
+
+  /** The fragment's values, as far as they exist. */
+  read() {
+    const given = new URLSearchParams(location.hash.slice(1)), { images } = this.values, number = name => /^-?\d+$/.test(given.get(name)) ? Number(given.get(name)) : NaN;
+    const valid = (name, from, end) => Number.isInteger(number(name)) && number(name) >= from && number(name) < end;
+    if (valid('image', 0, images.length)) this.set('image', number('image'));
+    const p = images[this.get('image')];
+    const ends = { query: [0, p.n_prefix + p.grid[0] * p.grid[1]], layer: [-1, p.layers], head: [-1, p.heads] };
+    for (const [name, [from, end]] of Object.entries(ends)) if (valid(name, from, end)) this.set(name, number(name));
+    const method = given.get('method'), scale = given.get('scale');
+    if (Object.hasOwn(METHODS, method ?? '') && (method !== 'relevance' || p.relevance)) this.set('method', method);
+    if (['own', 'shared'].includes(scale)) this.set('scale', scale);
+  }
+}
+
+/** Light or dark as the course's site was set, now and when the page around this one says otherwise; that one is told our height. */
+export function followTheme() {
+  const use = scheme => { if (['light', 'dark'].includes(scheme)) document.documentElement.dataset.scheme = scheme; };
+  try {
+    const kept = localStorage.getItem('quarto-color-scheme') ?? localStorage.getItem('smalldocs-scheme');
+    use({ alternate: 'dark', default: 'light' }[kept]);
+  } catch { /* storage is forbidden in some pages */ }
+  addEventListener('message', ({ data }) => use(data?.scheme));
+  if (parent === window) return;
+  document.documentElement.dataset.framed = '';
+  new ResizeObserver(() => parent.postMessage({ explorerHeight: document.documentElement.offsetHeight }, '*')).observe(document.documentElement);
 }
 
 /** anywidget calls this for every place where the widget is shown. */
@@ -428,4 +625,5 @@ function render({ model, el }) {
   return () => view.close();
 }
 
+export { View, bytes, clamp, make, paint, percent };
 export default { render };

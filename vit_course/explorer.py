@@ -19,7 +19,9 @@ from .data import DataError
 from .tools.image_files import open_image
 from .patches import pair
 from .tools.capture import capture_attention, evaluating
-from .tools.explorer_page import explorer_page
+from .tools.explorer_page import (NamedBytes, encode_photo, encode_pixels,
+                                            explorer_page, still)
+from .tools.live_page import SITE, live_page
 from .vit import unwrap_model
 
 # %% ../nbs/10_explorer.ipynb #9e2d27ed
@@ -82,13 +84,6 @@ def unpack_scores(
 # %% ../nbs/10_explorer.ipynb #2299fa47
 METHODS = ('raw', 'rollout', 'relevance')
 
-def _file(image): # uint8 (H,W,C) -> PNG, or JPEG when it is larger
-    image = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
-    file, small = io.BytesIO(), image.width * image.height <= 64*64
-    if small: image.save(file, 'PNG', optimize=True)
-    else: image.save(file, 'JPEG', quality=92, subsampling=0)
-    return file.getvalue()
-
 def _relevances(model, x, classes): # rows of each class (T,T), packed
     for c in classes:
         R = relevance(model, x, c['id'])[0].float().cpu()
@@ -120,7 +115,7 @@ def image_record(
     made = dict(label=str(label).encode('utf-8', 'replace').decode(),
                 grid=list(vit.grid), n_prefix=vit.n_prefix, layers=cfg.depth,
                 heads=cfg.heads, patch=list(pair(cfg.patch_size)), classes=[],
-                image=_file(image), maps=None, q=None, k=None, steps=[],
+                image=encode_pixels(image), maps=None, q=None, k=None, steps=[],
                 rollout=pack_rows(joint).tobytes(), relevance=None)
     if len(joint) <= 2 * cfg.dim // cfg.heads:
         made['maps'] = pack_rows(cap.weights.cpu().numpy()).tobytes()
@@ -143,12 +138,14 @@ class AttentionExplorer(anywidget.AnyWidget):
     `compare` (another one to show beside it, or -1), `query` (token number), `layer`,
     `head`, `method` ('raw', 'rollout', 'relevance'), `target` (class number),
     `opacity`, `interpolation` ('nearest', 'bilinear'), `scale` of the colours ('own':
-    each map from 0 to its 98th percentile; 'shared': all from 0 to the largest weight).
+    each map from 0 to its 98th percentile; 'shared': all from 0 to the largest weight),
+    `sharp` (the photograph, or what the model sees of it). A `layer` or `head` of -1 is
+    the mean of all.
     Set them, or `observe` them. TraitError for a value that does not exist; ValueError
     or DataError for a model or an image that cannot be shown."""
     _assets = Path(str(files('vit_course')))
     _esm, _css = _assets/'explorer.js', _assets/'explorer.css'
-    pictures = traitlets.List().tag(sync=True)
+    images = traitlets.List().tag(sync=True)
     image, compare = traitlets.Int(0).tag(sync=True), traitlets.Int(-1).tag(sync=True)
     query, layer, head = (traitlets.Int(0).tag(sync=True) for _ in range(3))
     method = traitlets.Enum(METHODS, 'raw').tag(sync=True)
@@ -156,8 +153,9 @@ class AttentionExplorer(anywidget.AnyWidget):
     opacity = traitlets.Float(0.6, min=0, max=1).tag(sync=True)
     interpolation = traitlets.Enum(('nearest', 'bilinear'), 'nearest').tag(sync=True)
     scale = traitlets.Enum(('own', 'shared'), 'own').tag(sync=True)
-    _shown = ('pictures', 'image', 'compare', 'query', 'layer', 'head', 'method',
-              'target', 'opacity', 'interpolation', 'scale') # what a page needs
+    sharp = traitlets.Bool(True).tag(sync=True)
+    _shown = ('images image compare query layer head method target opacity '
+              'interpolation scale sharp').split() # what a page needs
 
     def __init__(self,
         model:nn.Module|dict,    # a VisionTransformer; or several, {name: model}
@@ -172,68 +170,68 @@ class AttentionExplorer(anywidget.AnyWidget):
         if isinstance(images, (str, Path, Image.Image, np.ndarray)): images = [images]
         if isinstance(images, dict): named = images.items()
         else: named = [(self._name(o, i), o) for i, o in enumerate(images)]
-        pictures = [p for name, image in named for p in self._look(image, name)]
-        if not pictures:
-            raise ValueError("the explorer needs at least one model and one picture")
-        super().__init__(pictures=pictures)
-        first = pictures[0]
+        records = [p for name, image in named for p in self._look(image, name)]
+        if not records:
+            raise ValueError("the explorer needs at least one model and one image")
+        super().__init__(images=records)
+        first = records[0]
         target = first['classes'][0]['id'] if first['classes'] else -1
         start = dict(layer=first['layers'] - 1, target=target)
         with self.hold_trait_notifications():
             for name, value in (start | traits).items(): self.set_trait(name, value)
 
     @staticmethod
-    def _name(image, i=0): # what to call a picture that came without a name
+    def _name(image, i=0): # what to call an image that came without a name
         is_path = isinstance(image, (str, Path))
         path = image if is_path else getattr(image, 'filename', '')
-        return Path(path).name if path else f'picture {i}'
+        return Path(path).name if path else f'image {i}'
 
-    def _look(self, image, name): # one picture for each model
+    def _look(self, image, name): # one image for each model
         for model_name, model in self._models.items():
             cfg = unwrap_model(model).cfg
             (H, W), C = pair(cfg.img_size), cfg.in_chans
             if C not in (1, 3):
                 raise ValueError(f"this model takes images of {C} channels: only grey "
-                                 "and RGB are shown")
+                                 "and RGB are seen")
             if isinstance(image, torch.Tensor):
-                x = image[None]
-                shown = unnormalise(x, *self._scaling)[0].numpy()
+                x, photo = image[None], None
+                seen = unnormalise(x, *self._scaling)[0].numpy()
             else:
                 file = isinstance(image, (str, Path, io.BytesIO))
                 im = open_image(image) if file else Image.fromarray(np.asarray(image))
                 im = im.convert('L' if C == 1 else 'RGB')
-                shown = np.array(im.resize((W, H), Image.Resampling.BILINEAR))
-                shown = shown.reshape(H, W, C)
-                x = normalise(torch.from_numpy(shown)[None], *self._scaling)
+                seen = np.array(im.resize((W, H), Image.Resampling.BILINEAR))
+                seen, photo = seen.reshape(H, W, C), encode_photo(im, W, H)
+                x = normalise(torch.from_numpy(seen)[None], *self._scaling)
             label = f'{name} · {model_name}' if model_name else name
-            yield image_record(model, x, shown, label, self._classes)
+            yield image_record(model, x, seen, label, self._classes) | dict(photo=photo)
 
-    def _fits(self, i): # what each trait may be while picture `i` is shown
-        p = self.pictures[i]
+    def _fits(self, i): # what each trait may be while image `i` is shown
+        p = self.images[i]
         (h, w), n = p['grid'], p['n_prefix']
-        twins = [j for j, o in enumerate(self.pictures)
+        twins = [j for j, o in enumerate(self.images)
                  if j != i and (o['grid'], o['n_prefix']) == ([h, w], n)]
-        return dict(query=range(n + h*w), layer=range(p['layers']),
-                    head=range(p['heads']), compare=[-1, *twins],
+        return dict(query=range(n + h*w), layer=range(-1, p['layers']),
+                    head=range(-1, p['heads']), compare=[-1, *twins],
                     target=[c['id'] for c in p['classes']] or [-1],
                     method=METHODS if p['relevance'] else METHODS[:2])
 
     @traitlets.validate('image', 'compare', 'query', 'layer', 'head', 'target',
                         'method')
     def _check(self, proposal):
-        name, value, n = proposal.trait.name, proposal.value, len(self.pictures)
+        name, value, n = proposal.trait.name, proposal.value, len(self.images)
         if not 0 <= self.image < n and name != 'image':
             return value                 # came with an `image` that is refused below
         allowed = range(n) if name == 'image' else self._fits(self.image)[name]
         if value in allowed: return value
         choices = ', '.join(map(str, allowed))
-        if isinstance(allowed, range): choices = f'0 to {allowed[-1]}'
+        if isinstance(allowed, range): choices = f'{allowed[0]} to {allowed[-1]}'
         one_of = 'one of ' if len(allowed) > 1 else ''
         raise traitlets.TraitError(f"{name} is {value}, but it must be {one_of}"
-                                   f"{choices} (for the picture that is shown)")
+                                   f"{choices} (for the image that is shown)")
 
     @traitlets.observe('image')
-    def _move(self, change): # another picture may be smaller, or have other classes
+    def _move(self, change): # another image may be smaller, or have other classes
         for name, allowed in self._fits(self.image).items():
             if getattr(self, name) not in allowed:
                 last = name in ('layer', 'head')
@@ -242,15 +240,21 @@ class AttentionExplorer(anywidget.AnyWidget):
     def __repr__(self):
         names = 'query', 'layer', 'head', 'method'
         look = ', '.join(f'{name}={getattr(self, name)!r}' for name in names)
-        return f"AttentionExplorer({len(self.pictures)} pictures, {look})"
+        return f"AttentionExplorer({len(self.images)} images, {look})"
+
+    def _repr_mimebundle_(self, **kw): # a picture, too, where there are no widgets
+        data, meta = super()._repr_mimebundle_(**kw)
+        png = still(self.images[self.image], self.query, self.layer, self.head,
+                    f'{self!r}; live: {SITE}explorer.html', unpack_rows, unpack_scores)
+        return data | {'image/png': png}, meta
 
     def add_image(self,
         image,         # as in the constructor
         name:str=None  # its label
     ):
         "Show one more image. DataError when it cannot be read."
-        new, n = list(self._look(image, name or self._name(image))), len(self.pictures)
-        self.pictures = [*self.pictures, *new]
+        new, n = list(self._look(image, name or self._name(image))), len(self.images)
+        self.images = [*self.images, *new]
         self.image = n
 
     def controls(self)->ipywidgets.VBox:
@@ -263,21 +267,28 @@ class AttentionExplorer(anywidget.AnyWidget):
         title:str='Attention explorer'  # of the page
     ):
         """Write the explorer as it stands into one HTML file: no server, no kernel, no
-        request to anywhere. OSError when that fails. An image takes 4/3 of the bytes
-        that `image_record` says."""
+        request to anywhere. OSError when that fails."""
         state = {name: getattr(self, name) for name in self._shown}
-        page = explorer_page(state, str(self._esm), str(self._css), title)
+        self._write(path, explorer_page(state, str(self._esm), str(self._css), title))
+
+    def save_live(self,
+        path,                                   # of the file
+        title:str='Vision Transformer, live'    # of the page
+    ):
+        """Write a page with the model in it, which looks at any image. The images are
+        there as examples. ValueError for several models, one that is too large, or one
+        with parts that the page lacks; OSError when writing fails."""
+        if len(self._models) > 1: raise ValueError("a live page holds one model")
+        model, = self._models.values()
+        examples = {p['label']: p['photo'] or p['image'] for p in self.images}
+        page = live_page(model, examples, self._classes, *self._scaling, title=title)
+        self._write(path, page)
+
+    def _write(self, path, page):
         with atomic_write(path) as part:
             part.write_text(page, encoding='utf-8', newline='\n')
 
 # %% ../nbs/10_explorer.ipynb #fc9eb254
-class _Upload(io.BytesIO):
-    "Bytes with a name, for messages."
-    def __init__(self, content, name):
-        super().__init__(content)
-        self.filename = name
-    def __str__(self): return self.filename
-
 class ExplorerControls(ipywidgets.VBox):
     "What `AttentionExplorer.controls` gives, to display beside it or to take apart."
     def __init__(self, explorer:AttentionExplorer):
@@ -299,7 +310,7 @@ class ExplorerControls(ipywidgets.VBox):
         super().__init__([*made.values(), W.HBox([upload, self._trouble])])
         self._show()
         for name, widget in made.items(): widget.observe(self._change(name), 'value')
-        explorer.observe(self._show, ['pictures', *made])
+        explorer.observe(self._show, ['images', *made])
         upload.observe(self._read, 'value')
 
     def _change(self, name): # control -> state
@@ -310,8 +321,8 @@ class ExplorerControls(ipywidgets.VBox):
     def _show(self, _=None): # state -> controls
         self._busy += 1
         ex = self._explorer
-        fits, p = ex._fits(ex.image), ex.pictures[ex.image]
-        labels = [(o['label'], i) for i, o in enumerate(ex.pictures)]
+        fits, p = ex._fits(ex.image), ex.images[ex.image]
+        labels = [(o['label'], i) for i, o in enumerate(ex.images)]
         beside = [('nothing', -1)] + [labels[i] for i in fits['compare'][1:]]
         classes = [(c['name'], c['id']) for c in p['classes']] or [('none', -1)]
         options = dict(image=labels, compare=beside, method=fits['method'],
@@ -319,13 +330,14 @@ class ExplorerControls(ipywidgets.VBox):
         for name, widget in self._made.items():
             if name in options and tuple(widget.options) != tuple(options[name]):
                 widget.options = options[name]
-            if name in ('query', 'layer', 'head'): widget.max = fits[name][-1]
+            if name in ('query', 'layer', 'head'):
+                widget.min, widget.max = fits[name][0], fits[name][-1]
             widget.value = getattr(ex, name)
         self._busy -= 1
 
     def _read(self, change): # files that somebody chose
         self._trouble.value = ''
         for file in change.new:
-            upload = _Upload(file['content'], file['name'])
+            upload = NamedBytes(file['content'], file['name'])
             try: self._explorer.add_image(upload, file['name'])
             except DataError as e: self._trouble.value = str(e)

@@ -133,7 +133,7 @@ def _procedure(name, image, weights, grid, n_prefix):
     image = image.numpy()
     panels = {'what the model sees': image, 'last layer, heads averaged': last,
               f'rollout of {len(weights)} layers': mixed,
-              'rollout over the picture': overlay(image, mixed)}
+              'rollout over the image': overlay(image, mixed)}
     with plt.rc_context(STYLE):
         fig, axes = plt.subplots(1, 4, figsize=(WIDTH, 1.9), layout='constrained')
         for ax, (title, a) in zip(axes, panels.items()):

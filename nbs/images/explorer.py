@@ -2,7 +2,7 @@
 
 A real photograph and real weights: DINOv2 ViT-S/14 (any file of it that `load_checkpoint` reads; the committed pictures show one that was tuned further
 for saliency). Its weights have no classes, so a linear head is fitted on crops of six photographs that come with scikit-image: it says which of the six
-a picture is from, which is enough to show the prediction and the relevance. Needs playwright and Chromium."""
+an image is from, which is enough to show the prediction and the relevance. Needs playwright and Chromium."""
 import argparse, io, shutil, sys, tempfile
 from pathlib import Path
 
@@ -36,12 +36,12 @@ def fit_head(weights, crops=16, size=126):
     "Logistic regression on the class tokens of random crops: weight (6,D) and bias (6,)."
     model = create_vit('ViT-S_14', img_size=size, num_classes=0)
     load_checkpoint(model, weights)
-    rng, pictures = np.random.default_rng(0), []
+    rng, images = np.random.default_rng(0), []
     for image in PHOTOS.values():
         for _ in range(crops):
             n = int(min(image.shape[:2])*rng.uniform(.4, 1))
-            pictures.append(crop(image, rng.integers(image.shape[0] - n + 1), rng.integers(image.shape[1] - n + 1), n, size))
-    x, y = normalise(torch.from_numpy(np.stack(pictures)), MEAN, STD), torch.arange(len(PHOTOS)).repeat_interleave(crops)
+            images.append(crop(image, rng.integers(image.shape[0] - n + 1), rng.integers(image.shape[1] - n + 1), n, size))
+    x, y = normalise(torch.from_numpy(np.stack(images)), MEAN, STD), torch.arange(len(PHOTOS)).repeat_interleave(crops)
     with torch.no_grad(): features = torch.cat([model.eval()(part) for part in x.split(16)])
     head = torch.nn.Linear(features.shape[1], len(PHOTOS))
     opt = torch.optim.LBFGS(head.parameters(), max_iter=100)
@@ -56,7 +56,7 @@ def fit_head(weights, crops=16, size=126):
 
 
 def small(png, limit=300_000):
-    "The picture with as many colours as fit into the limit, dithered."
+    "The image with as many colours as fit into the limit, dithered."
     image = Image.open(io.BytesIO(png)).convert('RGB')
     for colours in (256, 128, 96, 64, 48, 32):
         file = io.BytesIO()
@@ -85,7 +85,7 @@ def main():
             with ex.hold_trait_notifications():
                 ex.image, ex.compare, ex.interpolation, ex.query, ex.method = 0, -1, 'nearest', 1 + 16*6 + 4, 'raw'
             for trait, value in traits.items(): setattr(ex, trait, value)
-            ex.target = ex.pictures[ex.image]['classes'][0]['id']
+            ex.target = ex.images[ex.image]['classes'][0]['id']
             ex.save_html(Path(folder)/'page.html')
             page = browser.new_page(viewport=dict(width=width, height=700), color_scheme=scheme)
             page.goto((Path(folder)/'page.html').as_uri())

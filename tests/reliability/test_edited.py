@@ -128,7 +128,7 @@ def test_a_report_on_edited_runs(made, tmp_path, in_process):
 
 
 def test_weights_of_another_model(made, tmp_path):
-    "The size of a picture is not taken from a file that does not fit the weights."
+    "The size of an image is not taken from a file that does not fit the weights."
     from vit_course.report import ReportError, attention_figures, read_run
     shutil.copytree(made/'run', tmp_path/'run')
     config = tmp_path/'run'/'config.json'

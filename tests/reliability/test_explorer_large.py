@@ -1,4 +1,4 @@
-"The explorer's page with 50 pictures: it is built, opens in a browser without a complaint, answers every click, and its size and memory are told."
+"The explorer's page with 50 images: it is built, opens in a browser without a complaint, answers every click, and its size and memory are told."
 import os, time
 
 from conftest import chromium
@@ -12,8 +12,8 @@ N = 50
 def resident(): return int(open('/proc/self/statm').read().split()[1])*4096/2**20 if os.path.exists('/proc/self/statm') else float('nan')
 
 
-def test_fifty_pictures(tmp_path, capsys):
-    "Six layers, four heads, 65 tokens: under 400 kB a picture. Every picture, layer and method can be shown; the page stays within a gigabyte."
+def test_fifty_images(tmp_path, capsys):
+    "Six layers, four heads, 65 tokens: under 400 kB an image. Every image, layer and method can be shown; the page stays within a gigabyte."
     model = make_model(img_size=32, patch_size=4, dim=192, heads=4, depth=6, mlp_dim=64)
     before = resident()
     ex = AttentionExplorer(model, {f'photo {i}': make_photo(model, i) for i in range(N)}, classes=[f'class {i}' for i in range(10)])
@@ -38,4 +38,4 @@ def test_fifty_pictures(tmp_path, capsys):
             cdp.send('HeapProfiler.collectGarbage')
             heap = next(m['value'] for m in cdp.send('Performance.getMetrics')['metrics'] if m['name'] == 'JSHeapUsedSize')/2**20
             assert page.run('return 1 + 1') == 2 and heap < 1024
-    with capsys.disabled(): print(f'\n{N} pictures: a page of {size/1e6:.1f} MB, Python grew by {python:.0f} MB, opened in {opened:.1f} s, another picture in at most {longest:.2f} s, {heap:.0f} MB in the browser')
+    with capsys.disabled(): print(f'\n{N} images: a page of {size/1e6:.1f} MB, Python grew by {python:.0f} MB, opened in {opened:.1f} s, another image in at most {longest:.2f} s, {heap:.0f} MB in the browser')

@@ -136,7 +136,7 @@ def test_attention_and_the_explorer_use(strangers, in_process, checkpoint, tmp_p
     assert all(line.isprintable() for line in out.splitlines()) and set(os.listdir(folder)) == before and os.listdir(tmp_path) == ['out']
     page = Scripts((tmp_path/'out'/'explorer.html').read_text(encoding='utf-8'))
     assert page.tags == ['html', 'meta', 'meta', 'meta', 'title', 'style', 'main', 'noscript', 'script', 'script']
-    assert len(json.loads(page.texts[0])['pictures']) == len(good)
+    assert len(json.loads(page.texts[0])['images']) == len(good)
 
 
 @pytest.fixture(scope='module')

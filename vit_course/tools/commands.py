@@ -298,7 +298,7 @@ def _attention_parser():
     flag('source', metavar='RUN_OR_CHECKPOINT',
          help='a run folder, a checkpoint file, or the name of a fetched one '
                         '(`vit_weights list`)')
-    flag('images', nargs='+', metavar='IMAGE', help='image files, or a folder of them')
+    flag('images', nargs='*', metavar='IMAGE', help='image files, or a folder of them')
     flag('--method', choices=('raw', 'rollout', 'relevance'), default='raw',
          help='the map to lay over the image (default raw)')
     flag('--layer', type=int, metavar='N',
@@ -322,6 +322,9 @@ def _attention_parser():
                         'on a shared one (default own)')
     flag('--html', action='store_true',
          help='write explorer.html too: a page to click in, without any request')
+    flag('--live', type=Path, metavar='PAGE.html',
+         help='write a page with the model in it instead, which looks at any image, paints over '
+              'patches and switches heads off; images are examples to begin with, if any')
     flag('--out', type=Path, default=Path('attention'), metavar='DIR',
          help='folder for the results (default attention)')
     return p
@@ -330,8 +333,10 @@ def vit_attention(
     argv:list|None=None # command line arguments; None: those of the process
 ) -> int: # exit status: 0, or 2 when something could not be done
     "See what a Vision Transformer looks at in your own images."
-    args = _attention_parser().parse_args(argv)
-    with _loading(): from vit_course.tools.attention_files import look_and_say
+    args = (p := _attention_parser()).parse_args(argv)
+    if not (args.images or args.live): p.error('give an image, or --live PAGE.html')
+    with _loading(): from vit_course.tools.attention_files import look_and_say, write_live
+    if args.live: return _ended(write_live(args), f'open {args.live}')
     again = f"vit_attention {args.source} {args.images[0]} --html"
     return _ended(look_and_say(args), f'open {args.out}/explorer.html' if args.html else again)
 

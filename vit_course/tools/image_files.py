@@ -400,8 +400,8 @@ def read_folder(
     split_indices        # (labels, share, at most) -> indices to keep and to hold out
 )->tuple[dict,list[str],list[str],list[str]]: # sets, names of the classes, skipped, notes
     """Three sets out of any folder of images, {'train', 'valid' and 'test': (images, labels,
-    aspect, files)}, a line for each file that cannot be read, and one for each thing that was guessed.
-    DataError when there is nothing to train on."""
+    aspect, files)}, a line for each file that cannot be read, and one for each thing that was
+    guessed. DataError when there is nothing to train on."""
     classes, lists, notes = split_folder(data_dir, split_indices)
     sets, skipped = {}, []
     for name, (files, labels) in lists.items():
