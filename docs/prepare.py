@@ -51,6 +51,7 @@ def reference():
     shown = json.loads(subprocess.run([sys.executable, '-c', HELP, json.dumps(scripts)], check=True, env=env, capture_output=True, text=True).stdout)
     for (name, _), help in zip(scripts, shown): text.append(f'## {name}\n\n```text\n{help.strip()}\n```\n')
     (folder/'command_line.qmd').write_text('\n'.join(text), encoding='utf-8')
+    (folder/'fastai_verbs.qmd').write_text(fastai_verbs(), encoding='utf-8')
     rows = []
     for page in sorted(folder.glob('*.qmd')):
         head = dict(line.split(': ', 1) for line in page.read_text(encoding='utf-8').split('---')[1].strip().splitlines())
@@ -58,6 +59,18 @@ def reference():
     (folder/'index.qmd').write_text('---\ntitle: Reference\n---\n\nShapes are those of the course: images (B,C,H,W), tokens (B,N,D), attention weights '
                                     '(L,B,H,T,T); T counts the class token and registers, N does not.\n\n| module | what is in it |\n|---|---|\n'
                                     + '\n'.join(rows) + '\n', encoding='utf-8')
+
+
+def fastai_verbs(results=root/'report'/'results'):
+    "A page of what is tested of fastai, from the results of the tests (`benchmarks/fastai_verbs.py`), a column a version and kind of loaders."
+    read = [json.loads(p.read_text(encoding='utf-8')) for p in sorted(results.glob('fastai_verbs_*.json'))]
+    columns = [(r, kind) for r in read for kind in ('get_dls', 'ImageDataLoaders.from_folder')]
+    rows = {v['verb']: [next((w.get(kind, '–') for w in r['verbs'] if w['verb'] == v['verb']), '–') for r, kind in columns] for r in read for v in r['verbs']}
+    lines = ['---\ntitle: Verbs of fastai\ndescription: What of fastai works with vit_learner, on two kinds of loaders and two versions, each held to values by a test.\n---\n',
+             '| verb | ' + ' | '.join(f"`{kind}`, fastai {r['fastai']}" for r, kind in columns) + ' |', '|---' * (len(columns) + 1) + '|']
+    lines += [f'| `{verb}` | ' + ' | '.join(cells) + ' |' for verb, cells in rows.items()]
+    made = '; '.join(f"fastai {r['fastai']} with fastcore {r['fastcore']}, {r['date']}" for r in read)
+    return '\n'.join(lines) + f'\n\nMade by `{read[0]["command"]}` ({made}). Where our loaders have no say, as in a schedule, the test runs on both all the same.\n'
 
 
 LIVE = """import io, sys

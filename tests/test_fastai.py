@@ -1,13 +1,13 @@
 """Each verb that a fastai user knows, on our loaders and on fastai's own: what it gives, and not only that it runs.
 
 `benchmarks/fastai_verbs.py` makes the table of the reference out of these tests: one test, one verb."""
-import csv
-import warnings
+import csv, re, sys, tarfile, warnings
 
 import matplotlib
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT, SHARED
 from fastai.callback.tensorboard import TensorBoardCallback
 from fastai.data.transforms import Normalize, get_image_files, parent_label
 from fastai.vision.all import (
@@ -26,6 +26,7 @@ from vit_course.vit import create_vit
 
 matplotlib.use('Agg')
 pytestmark = pytest.mark.filterwarnings('ignore')
+CIFAR = SHARED/'data'/'cifar10_jpeg.tar.xz'
 SMALL = dict(depth=2, dim=16, heads=2, mlp_dim=32)
 
 
@@ -518,3 +519,58 @@ def test_splits_that_are_made_by_hand():
         warnings.simplefilter('error', UserWarning)
         learn = vit_learner(dls, 'ViT-digits', overrides=SMALL)
     assert learn.model.cfg.num_classes == 10 and CrossEntropyLossFlat is type(learn.loss_func) and CancelFitException
+
+
+def test_checkpoint_of_learn_save(dls, tmp_path):
+    "`load_checkpoint` reads what `learn.save` wrote, optimizer and all."
+    from vit_course.checkpoints import load_checkpoint
+    learn = make(dls)
+    learn.fit(1, 1e-3)
+    model = create_vit('ViT-digits', num_classes=10, **SMALL)
+    load_checkpoint(model, learn.save('m'))
+    assert same(model.state_dict(), weights(learn))
+
+
+def test_example_of_the_readme(tree, tmp_path, monkeypatch):
+    "Its lines as they are printed, on a folder with train/<class>/ and test/<class>/; for CIFAR-10 that folder is far larger."
+    example, = re.findall(r'```python\n(from fastai.*?)```', (ROOT/'README.md').read_text(encoding='utf-8'), re.S)
+    assert len(example.strip().splitlines()) == 6
+    monkeypatch.chdir(tmp_path)
+    for split, source in (('train', 'train'), ('test', 'valid')):
+        for file in sorted((tree/source).rglob('*.png')):
+            path = tmp_path/'cifar10'/split/file.parent.name/file.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.open(file).resize((32, 32)).save(path)
+    names = {}
+    exec(example, names)
+    learn = names['learn']
+    assert learn.model.cfg.img_size == (32, 32) and learn.model.cfg.num_classes == 10 and len(learn.recorder.values) >= 1
+    learn.no_bar().__enter__()
+    assert learn.validate()[1] > .3
+
+
+@pytest.mark.skipif(not CIFAR.exists(), reason='needs CIFAR-10 as JPEG files')
+def test_shipped_checkpoint_on_cifar(tmp_path):
+    "With its own classes it keeps its head: fastai's loaders see what our own see."
+    kept = {}
+    with tarfile.open(CIFAR) as tar:
+        for member in tar:
+            split, *rest = member.name.removeprefix('./').split('/')
+            if len(rest) == 2 and kept.setdefault((split, rest[0]), 0) < 20:
+                kept[split, rest[0]] += 1
+                tar.extract(member, tmp_path, filter='data')
+    dls = ImageDataLoaders.from_folder(tmp_path, valid='test', num_workers=0, device=torch.device('cpu'))
+    learn = vit_learner(dls, 'ViT-tiny_4', 'vit-tiny-4-cifar10', metrics=accuracy)
+    learn.no_bar().__enter__()
+    ours = vit_learner(get_dls('folder', tmp_path, device='cpu'), 'ViT-tiny_4', 'vit-tiny-4-cifar10', metrics=accuracy)
+    ours.no_bar().__enter__()
+    (loss, acc), (our_loss, our_acc) = learn.validate(), ours.validate(dl=ours.dls.test)
+    assert len(dls.valid_ds) == 200 and acc > .6
+    assert loss == pytest.approx(our_loss, abs=1e-4) and acc == pytest.approx(our_acc)
+
+
+def test_verbs_are_counted():
+    sys.path.insert(0, str(ROOT/'benchmarks'))
+    from fastai_verbs import verbs
+    rows = verbs([('test_a[ours]', 'passed'), ('test_a[fastai]', 'failed'), ('test_b[ours-path]', 'passed'), ('test_b[ours-PIL]', 'skipped'), ('test_c', 'passed')])
+    assert rows == [{'verb': 'a', 'get_dls': 'works', 'ImageDataLoaders.from_folder': 'fails'}, {'verb': 'b', 'get_dls': 'skipped'}]
