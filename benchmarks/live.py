@@ -1,13 +1,11 @@
 """What an image costs in the page that runs the model itself, in WebAssembly and in plain loops: `python benchmarks/live.py [--images 20]`.
 
-A headless Chromium opens the page and asks its Worker about random images; beside it, in the same run, PyTorch on this processor. Weights are random: only
-shapes matter here. Needs playwright and Chromium."""
-import argparse, shutil, statistics, tempfile, time
+A headless Chromium opens the page and asks its Worker about random images. Weights are random: only shapes matter here. Needs playwright and Chromium."""
+import argparse, shutil, statistics, sys, tempfile, time
 from pathlib import Path
 
 from common import ROOT, table, write_result
 
-import sys
 sys.path.insert(0, str(ROOT))
 import torch
 from vit_course.tools.live_page import live_page
@@ -40,16 +38,6 @@ def milliseconds(text, images):
     return dict(forward=statistics.median(t[0] for t in times), answer=statistics.median(t[1] for t in times), slowest=max(t[0] for t in times), open_seconds=opened), version
 
 
-def pytorch(model, images):
-    x, times = torch.rand(1, 3, *model.patch_embed.img_size), []
-    with torch.no_grad():
-        for _ in range(images + 2):
-            start = time.perf_counter()
-            model(x)
-            times.append(1000*(time.perf_counter() - start))
-    return statistics.median(times[2:])
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--images', type=int, default=20)
@@ -62,9 +50,9 @@ def main():
         text = live_page(model, {})
         fast, version = milliseconds(text, n)
         loops, _ = milliseconds(text.replace('new WebAssembly.Module(', 'new Missing('), n)
-        found[name] = dict(page_bytes=len(text.encode()), tokens=model.n_prefix + model.grid[0]*model.grid[1], webassembly=fast, loops=loops, pytorch=pytorch(model, n))
+        found[name] = dict(page_bytes=len(text.encode()), tokens=model.n_prefix + model.grid[0]*model.grid[1], webassembly=fast, loops=loops)
     table([{'model': k, 'MB': v['page_bytes']/1e6, 'tokens': v['tokens'], 'WebAssembly, ms': v['webassembly']['forward'], 'loops, ms': v['loops']['forward'],
-            'ratio': v['loops']['forward']/v['webassembly']['forward'], 'PyTorch, ms': v['pytorch'], 'opens in s': v['webassembly']['open_seconds']} for k, v in found.items()])
+            'ratio': v['loops']['forward']/v['webassembly']['forward'], 'opens in s': v['webassembly']['open_seconds']} for k, v in found.items()])
     write_result(args.out, chromium=version, images=args.images, models=found)
 
 

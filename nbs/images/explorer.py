@@ -87,7 +87,7 @@ def main():
             for trait, value in traits.items(): setattr(ex, trait, value)
             ex.target = ex.images[ex.image]['classes'][0]['id']
             ex.save_html(Path(folder)/'page.html')
-            page = browser.new_page(viewport=dict(width=width, height=700), color_scheme=scheme)
+            page = browser.new_page(viewport=dict(width=width, height=800), color_scheme=scheme)
             page.goto((Path(folder)/'page.html').as_uri())
             page.wait_for_timeout(500)
             png = small(page.screenshot(full_page=True))
