@@ -70,7 +70,7 @@ def fastai_verbs(results=root/'report'/'results'):
              '| verb | ' + ' | '.join(f"`{kind}`, fastai {r['fastai']}" for r, kind in columns) + ' |', '|---' * (len(columns) + 1) + '|']
     lines += [f'| `{verb}` | ' + ' | '.join(cells) + ' |' for verb, cells in rows.items()]
     made = '; '.join(f"fastai {r['fastai']} with fastcore {r['fastcore']}, {r['date']}" for r in read)
-    return '\n'.join(lines) + f'\n\nMade by `{read[0]["command"]}` ({made}). Where our loaders have no say, as in a schedule, the test runs on both all the same.\n'
+    return '\n'.join(lines) + f'\n\nMade by `{read[0]["command"]}` ({made}). Where a cell says that it fails, fastai alone fails in the same way: its export cannot pickle its own loaders in that version.\n'
 
 
 LIVE = """import io, sys
