@@ -308,6 +308,29 @@ def test_rarer_endings(tmp_path, ending):
     assert sum(sizes(load(root))) == 10
 
 
+def test_an_archive_is_no_folder(tmp_path):
+    (tmp_path/'data.zip').write_bytes(b'PK')
+    assert 'unpack it' in refused(tmp_path/'data.zip')
+
+
+@pytest.mark.parametrize('a, b', [('Cat', 'cat'), ('cat ', 'cat'), ('maine  coon', 'Maine Coon')])
+def test_names_that_differ_in_case_or_spaces(tmp_path, a, b):
+    "NORMAL in one split, Normal in the other; or both in one folder, as two hands make them."
+    root = tree(tmp_path/'a', **{f'train/{a}': 5, 'train/dog': 5, f'test/{b}': 3, 'test/dog': 3})
+    assert 'differ in case or spaces' in refused(root) and 'no labels' not in refused(root)
+    root = tree(tmp_path/'b', **{a: 5, b: 5, 'dog': 5})
+    if len(os.listdir(root)) == 3: assert f'{a!r}' in load(root).notes[0] and '2 classes, whose names differ' in load(root).notes[0]
+
+
+@pytest.mark.parametrize('name', ['labels.csv', 'annotations.json', 'imagelabels.mat'])
+def test_labels_in_a_table(tmp_path, name):
+    "A contest's train.csv, COCO's annotations, the flowers' .mat: none is read, and that is said."
+    for i, counts in enumerate(({'images': 5}, {'train': 5, 'test': 5}, {'.': 5})):
+        root = tree(tmp_path/str(i), **counts)
+        (root/name).touch()
+        assert refused(root).endswith(f'(labels are the names of folders; {name} is not read)')
+
+
 # ------------------------------------------------------------------- the same image twice
 
 @pytest.mark.parametrize('a,b,words', [
@@ -397,7 +420,7 @@ def test_the_doctor_looks_at_a_folder(in_process, tmp_path):
     sets, classes, sizes, modes = (said[k][0][1] for k in ('sets', 'classes', 'sizes', 'modes'))
     assert 'test 9' in sets and 'held out of train' in sets and 'cat (15)' in classes and 'emu (61)' in classes
     assert '7 x 5 to 90 x 60' in sizes and 'L 1 (grey' in modes and 'I;16 1 (brought to 8 bits)' in modes
-    assert 'broken.jpg' in said['damaged'][0][1] and 'emu alone has 66 %' in said['balance'][0][1]
+    assert 'broken.jpg' in said['damaged'][0][1] and 'emu alone has 67 %' in said['balance'][0][1]
     notes = ' '.join(line for _, line in said['note'])
     assert all(w in notes for w in ('Testing/ is taken as test', 'not used: extra/', '2 .csv', 'in two sets'))
     assert {kind for k in ('balance', 'damaged', 'note') for kind, _ in said[k]} == {'warning'}
