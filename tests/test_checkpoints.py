@@ -501,7 +501,7 @@ def test_absurd_configs(tmp_path, changes):
 
 # ---- files
 
-@pytest.mark.parametrize('content, reason', [(b'', 'neither'), (b'hello', 'neither'), (b'<!DOCTYPE html>', 'web page'), (b'{"error": 404}', 'web page'),
+@pytest.mark.parametrize('content, reason', [(b'', 'neither'), (b'hello', 'neither'), (b'<!DOCTYPE html>', 'web page'), (b'{"error": 404}', 'text in JSON'),
     (b'version https://git-lfs.github.com/spec/v1\n', 'git lfs pull'), (b'PK\3\4' + bytes(100), 'damaged'), (b'\x80\x02}q\0.', 'no names|damaged'),
     (b'\xff'*8 + b'{}', 'a header of')], ids=str)
 def test_what_is_no_checkpoint(tmp_path, content, reason):

@@ -1,5 +1,5 @@
 "Checkpoints as training scripts write them: with prefixes, in dictionaries, beside settings and averages. What is taken, and what is said."
-import argparse, datetime, os, pathlib, sys, types
+import argparse, bz2, datetime, gzip, lzma, os, pathlib, sys, types
 
 import numpy as np, pytest, torch
 from safetensors.torch import save_file
@@ -224,6 +224,23 @@ def test_a_save_of_fastai(tmp_path, opt):
     assert all(torch.equal(a, b) for a, b in zip(report.model.state_dict().values(), model.state_dict().values(), strict=True))
     assert any('opt' in n or 'fastcore' in n for n in report.notes) == (opt is not None)
     assert load_checkpoint(model, tmp_path/'models'/'m.pth').loaded
+
+
+def test_files_of_other_kinds(tmp_path, weights):
+    "Each has its own reason: Keras, a download that is still packed, TorchScript, shards of Hugging Face, arrays in a pickle."
+    (tmp_path/'a.h5').write_bytes(b'\x89HDF\r\n\x1a\n' + bytes(99))
+    refused(tmp_path/'a.h5', 'Keras')
+    for pack in (gzip, bz2, lzma):
+        (tmp_path/'packed').write_bytes(pack.compress(b'abc'))
+        refused(tmp_path/'packed', 'unpack it first')
+    torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)), tmp_path/'s.pt')
+    refused(tmp_path/'s.pt', 'TorchScript', 'state_dict()')
+    (tmp_path/'shards').mkdir()
+    (tmp_path/'shards'/'model.safetensors.index.json').write_text('{"weight_map": {}}')
+    refused(tmp_path/'shards', 'several files', 'save_pretrained')
+    refused(tmp_path/'shards'/'model.safetensors.index.json', 'JSON', 'index')
+    torch.save({k: v.numpy() for k, v in weights.state_dict().items()}, tmp_path/'n.pth')
+    refused(tmp_path/'n.pth', 'no names of a Vision Transformer', 'numpy')
 
 
 def test_training_says_what_was_taken(tmp_path, in_process):

@@ -6,7 +6,7 @@ from PIL import Image
 
 from vit_course.data import DataError, get_dls, load_folder, load_splits, make_dls
 from vit_course.tools import image_files
-from vit_course.tools.commands import vit_train
+from vit_course.tools.commands import vit_doctor, vit_train
 from vit_course.tools.image_files import image_paths, open_image
 
 
@@ -308,6 +308,29 @@ def test_rarer_endings(tmp_path, ending):
     assert sum(sizes(load(root))) == 10
 
 
+def test_an_archive_is_no_folder(tmp_path):
+    (tmp_path/'data.zip').write_bytes(b'PK')
+    assert 'unpack it' in refused(tmp_path/'data.zip')
+
+
+@pytest.mark.parametrize('a, b', [('Cat', 'cat'), ('cat ', 'cat'), ('maine  coon', 'Maine Coon')])
+def test_names_that_differ_in_case_or_spaces(tmp_path, a, b):
+    "NORMAL in one split, Normal in the other; or both in one folder, as two hands make them."
+    root = tree(tmp_path/'a', **{f'train/{a}': 5, 'train/dog': 5, f'test/{b}': 3, 'test/dog': 3})
+    assert 'differ in case or spaces' in refused(root) and 'no labels' not in refused(root)
+    root = tree(tmp_path/'b', **{a: 5, b: 5, 'dog': 5})
+    if len(os.listdir(root)) == 3: assert f'{a!r}' in load(root).notes[0] and '2 classes, whose names differ' in load(root).notes[0]
+
+
+@pytest.mark.parametrize('name', ['labels.csv', 'annotations.json', 'imagelabels.mat'])
+def test_labels_in_a_table(tmp_path, name):
+    "A contest's train.csv, COCO's annotations, the flowers' .mat: none is read, and that is said."
+    for i, counts in enumerate(({'images': 5}, {'train': 5, 'test': 5}, {'.': 5})):
+        root = tree(tmp_path/str(i), **counts)
+        (root/name).touch()
+        assert refused(root).endswith(f'(labels are the names of folders; {name} is not read)')
+
+
 # ------------------------------------------------------------------- the same image twice
 
 @pytest.mark.parametrize('a,b,words', [
@@ -374,6 +397,53 @@ def test_files_folders_and_patterns(tmp_path):
     assert '2 .txt' in image_paths([root/'pics'])[1][0]
     for given, words in (('empty', 'no images in it, but 1 .txt'), ('pics/*.gif', 'matches no images')):
         with pytest.raises(DataError, match=words): image_paths([root/given])
+
+
+# ------------------------------------------------------------- a look before training
+
+def doctor(in_process, root):
+    "What `vit_doctor --data` says: (status, {name: [(ok or warning, text)]}, stderr)."
+    status, out, err = in_process(vit_doctor, '--data', root)
+    said = {}
+    for line in out.splitlines(): said.setdefault(line.split()[1], []).append((line.split()[0], line))
+    return status, said, err
+
+
+def test_the_doctor_looks_at_a_folder(in_process, tmp_path):
+    root = tree(tmp_path, **split('Training', 'Testing'), **{'Training/emu': 60, 'Testing/emu': 1, 'extra': 2})
+    write(root, **{'Training/cat_csv': 2})
+    Image.new('L', (90, 60)).save(root/'Training'/'cat'/'grey.png'); Image.new('I;16', (7, 5)).save(root/'Testing'/'dog'/'deep.png')
+    (root/'Training'/'dog'/'broken.jpg').write_bytes(b'x')
+    shutil.copy(root/'Training'/'cat'/'12_0.png', root/'Testing'/'cat'/'copy.png')
+    status, said, err = doctor(in_process, root)
+    assert status == 0 and not err
+    sets, classes, sizes, modes = (said[k][0][1] for k in ('sets', 'classes', 'sizes', 'modes'))
+    assert 'test 9' in sets and 'held out of train' in sets and 'cat (15)' in classes and 'emu (61)' in classes
+    assert '7 x 5 to 90 x 60' in sizes and 'L 1 (grey' in modes and 'I;16 1 (brought to 8 bits)' in modes
+    assert 'broken.jpg' in said['damaged'][0][1] and 'emu alone has 67 %' in said['balance'][0][1]
+    notes = ' '.join(line for _, line in said['note'])
+    assert all(w in notes for w in ('Testing/ is taken as test', 'not used: extra/', '2 .csv', 'in two sets'))
+    assert {kind for k in ('balance', 'damaged', 'note') for kind, _ in said[k]} == {'warning'}
+
+
+def test_the_doctor_finds_nothing_wrong(in_process, tmp_path):
+    status, said, err = doctor(in_process, tree(tmp_path, **split(valid='valid')))
+    assert status == 0 and not err and list(said) == ['sets', 'classes', 'sizes', 'modes']
+    assert 'held out' not in said['sets'][0][1]
+
+
+def test_the_doctor_misses_a_class(in_process, tmp_path):
+    root = tree(tmp_path, **split(classes=('cat', 'dog', 'emu')))
+    shutil.rmtree(root/'test'/'emu')
+    assert 'test has no images of emu' in doctor(in_process, root)[1]['balance'][0][1]
+
+
+@pytest.mark.parametrize('root', ['nowhere', 'one', 'heic', 'damaged'])
+def test_the_doctor_refuses_what_training_would(in_process, tmp_path, root, without_heif):
+    tree(tmp_path, **{'one/cat': 3})
+    write(tmp_path, HEIC, **{'heic/cat_heic': 3, 'heic/dog_heic': 3}); write(tmp_path, **{'damaged/cat_png': 3, 'damaged/dog_png': 3})
+    status, said, err = doctor(in_process, root)
+    assert status == 2 and err.startswith('vit_doctor: ') and err.count('\n') == 1 and root in err
 
 
 # ------------------------------------------------------------------------ in a command

@@ -111,6 +111,41 @@ def test_lessons_are_told_apart():
     assert _lesson_of(b'{', COURSE) is None
 
 
+# -------------------------------------------------------- as editors and students leave them
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16', 'utf-16-le', 'utf-8'])
+def test_notebooks_as_editors_save_them(tmp_path, course, encoding):
+    "Windows' editors put a mark in front, or write UTF-16."
+    (tmp_path/'ada').mkdir()
+    (tmp_path/'ada'/'lesson.ipynb').write_bytes(course.good.replace('\n', '\r\n').encode(encoding))
+    assert graded(tmp_path/'ada', course)['points'] == pytest.approx(.2)
+
+
+PLACE = '<!-- answer why -->\n*Your answer here.*'
+WRITTEN = [(['<!-- answer why -->\nIt is so.'], 'It is so.'), ([PLACE, 'It is so.'], 'It is so.'), ([PLACE, 'It', ('code', '1 + 1'), 'is so.'], 'It\n\nis so.'), ([PLACE], ''),
+           (['It is so.'], 'It is so.'), (['\n<!-- answer why -->\nIt is so.'], 'It is so.'), ([PLACE + '\n\nIt is so.'], 'It is so.'), (['<!-- answer why -->\nIt', '## is', 'so.'], 'It\n\n## is\n\nso.')]
+
+
+@pytest.mark.parametrize('given, want', WRITTEN)
+def test_answers_in_words(tmp_path, course, given, want):
+    "Below the place for it, in cells of their own, with the mark gone: none is lost."
+    nb = json.loads(course.empty)
+    k = next(i for i, c in enumerate(nb['cells']) if ''.join(c['source']) == PLACE)
+    nb['cells'][k:k + 1] = [dict(zip(('cell_type', 'source'), o if isinstance(o, tuple) else ('markdown', o)), metadata={}) for o in given]
+    report = graded(hand_in(tmp_path/'ada', **{'lesson.ipynb': json.dumps(nb)}), course)
+    assert report['answers'] == dict(why=want)
+
+
+@pytest.mark.parametrize('lesson', sorted(COURSE.exercises))
+def test_empty_editions_have_no_answers_in_words(lesson):
+    from vit_course.teach.grading import _written, cells_of
+    for solution in (False, True):
+        cells = cells_of(made(lesson, solution).encode(), lesson)
+        got = [_written(cells, e, COURSE.lessons[lesson]) for e in COURSE.exercises[lesson] if e.manual]
+        assert all(map(bool, got)) if solution else not any(got), got
+        assert not any(PLACE[:11] in text for text in got)
+
+
 # ------------------------------------------------------------- what lies beside submissions
 
 def test_loose_files(tmp_path, course, capsys):

@@ -82,7 +82,7 @@ def cells_of(data, name): # bytes of a notebook; what to call it in an error
 
     AssignmentError for anything odd."""
     try:
-        cells = json.loads(data.decode('utf-8'))['cells']
+        cells = json.loads(data)['cells'] # UTF-8 or UTF-16, with a mark in front or not
         cells = [(str(c['cell_type']), c['source']) for c in cells]
         cells = [(kind, s if isinstance(s, str) else ''.join(s)) for kind, s in cells]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -111,7 +111,8 @@ def _run_cells(sources, files, stopped, **kwargs): # {index of a cell: why it wa
                 start = time.monotonic()
                 found = student._ask('run', [sources[i]], seconds=max(left, .01))
                 if not isinstance(found, list): raise ProcessEnded('it answered nonsense')
-                errors += [f"code cell {i + 1}: {o[1:]}" for o in found if isinstance(o, list)]
+                errors += [f"code cell {i + 1}: {': '.join(map(str, o[1:]))}"
+                           for o in found if isinstance(o, list)]
                 left -= time.monotonic() - start
             return student, errors
         except ProcessEnded as e:
@@ -217,19 +218,21 @@ def add_up(report, given): # as from `grade_submission`; {exercise: points} of a
     report['open'] = round(sum(o['of'] for o in entries.values() if o['points'] is None), 4)
     return report
 
-_PLACES = {PLACE, '_Type your answer here, replacing this text._', 'YOUR ANSWER HERE', ''}
+_PLACES = PLACE, '_Type your answer here, replacing this text._', 'YOUR ANSWER HERE'
 
 def _written(cells, e, lesson): # of a submission; Exercise; cells of its lesson
     """The answer in words to an exercise; '' when there is none. It is marked, or, in the editions
-    of other graders, it comes behind the question."""
-    head = f'<!-- answer {e.id} -->'
+    of other graders, comes behind the question; it may go on in cells of the student's own."""
+    head, given = f'<!-- answer {e.id} -->', {s.strip() for _, s in lesson}
     question = [s.strip() for kind, s in (lesson[i] for i in e.statement) if kind == 'markdown'][-1]
-    text, before = '', ''
-    for kind, s in cells:
-        if kind != 'markdown': continue
-        if s.startswith(head) or before == question: text = s.removeprefix(head).strip()
-        before = s.strip()
-    return '' if text in _PLACES else text
+    answer, before = [], ''
+    for text in (s.strip() for kind, s in cells if kind == 'markdown'):
+        begins = head in text or before == question
+        if answer and not begins and (text in given or text.startswith('<!--')): break
+        if answer or begins: answer.append(text.replace(head, ''))
+        before = text
+    for place in _PLACES: answer = [text.replace(place, '').strip() for text in answer]
+    return '\n\n'.join(filter(None, answer))
 
 def _marks(lesson, exercises): # cells; list of Exercise
     "What tells a notebook of this lesson: functions and classes, and headings of exercises."

@@ -220,8 +220,14 @@ def vit_doctor(
     p = _make_parser('vit_doctor', 'Look for whatever could keep the course from running, and '
                      'print one line a check with the command that fixes it. Exit status: 0 when '
                      'nothing failed (warnings are allowed), 1 when a check failed, 2 for wrong '
-                     'arguments.', 'vit_doctor', 'vit_doctor || echo "something is missing"')
-    p.parse_args(argv)
+                     'arguments.', 'vit_doctor', 'vit_doctor --data images')
+    p.add_argument('--data', metavar='DIR', help='look at a folder of images in place of the '
+                   'machine: what is in it, and what training would do about it')
+    args = p.parse_args(argv)
+    if args.data is not None:
+        with _loading(): from vit_course.tools.data_check import print_folder
+        return _ended(print_folder(args.data),
+                      f'vit_train --name demo --dataset folder --data_dir {args.data}')
     from vit_course.tools.doctor import print_checks
     return _ended(print_checks(), 'vit_train --name demo')
 

@@ -137,6 +137,9 @@ def find_checkpoint(source)->Path: # a file, a folder, or a name in `CHECKPOINTS
         names = 'best.safetensors', 'model.safetensors', 'pytorch_model.bin'
         for name in names:
             if (path/name).is_file(): return path/name
+        if any(path.glob('*.index.json')):
+            raise CheckpointError(path, "its weights are in several files: join them with "
+                                  "save_pretrained(folder, max_shard_size='100GB')")
         raise CheckpointError(path, f"a folder with neither {' nor '.join(names)}")
     if known and not path.exists(): path = place_of(known)
     name = next((name for name, c in CHECKPOINTS.items() if path.name == c.file), None)

@@ -278,6 +278,8 @@ def _check_classes(root, classes, files, labels, named):
     if not nested: return []
     return [f"in {root}, images in {_some(nested, 3)} count for the class folder above"]
 
+def _plain(name): return ' '.join(name.split()).casefold()
+
 def _outside(root, classes):
     "Links in class folders to folders that are not in the same class: not followed."
     links = [(root/c, Path(d)/f) for c in classes for d, folders, _ in _walk(root/c)
@@ -296,9 +298,17 @@ def _layout(root):
         raise _NotClasses(train, what,
                           f"expected {train/'<class>'/'*.jpg'}")
     notes += _check_classes(train, classes, files, labels, train != root)
+    plain = {}
+    for c in classes: plain.setdefault(_plain(c), []).append(f'{c!r}')
+    notes += [f"in {train}, {' and '.join(same)} are {len(same)} classes, whose names differ in "
+              "case or spaces alone" for same in plain.values() if len(same) > 1]
     for split, r in roots.items():
         theirs = set(_listing(r)[0])
         if extra := sorted(theirs - set(classes)):
+            other = {_plain(c): c for c in classes}
+            if twin := other.get(_plain(extra[0])):
+                raise DataError(f"{r/extra[0]} and {train/twin} differ in case or spaces "
+                                "alone: give a class the same name in each split")
             message = f"{r} has classes that {train} has not: {', '.join(extra[:5])}"
             if not theirs & set(classes):
                 message += (f": if its images have no labels, move {r.name}/ away, and "
@@ -331,6 +341,13 @@ def _inner(root, depth=3):
         if good: return good[0] if len(good) == 1 else None
 
 # %% ../../nbs/tools/image_files.ipynb #9f789814
+_TABLES = {'.csv', '.tsv', '.json', '.xml', '.xlsx', '.parquet', '.mat'}
+
+def _label_files(root):
+    "The end of a complaint where labels may be in tables, which nobody reads."
+    found = [n for n in sorted(os.listdir(root)) if Path(n).suffix.lower() in _TABLES]
+    return f" (labels are the names of folders; {found[0]} is not read)" if found else ''
+
 def find_images(
     data_dir:str|Path # with train/<class>/, test/<class>/; or <class>/
 )->tuple[list[str],dict,list[str]]: # names of the classes, {split: (files, labels)}, notes
@@ -339,6 +356,8 @@ def find_images(
     there is nothing to train on."""
     root = Path(data_dir)
     try:
+        if root.is_file():
+            raise DataError(f"--data_dir {root} is a file: unpack it, and give the folder")
         if not root.is_dir():
             raise DataError(f"--data_dir {root} is not a folder: give one with train/<class>/ and "
                             "test/<class>/ in it, or with <class>/")
@@ -349,7 +368,8 @@ def find_images(
                 message += f"; {inner} has {_some(_listing(inner)[0])}: if that is meant, "
                 message += (f"give --data_dir {inner}" if e.root == root
                             else f"move these folders to {e.root}")
-            raise DataError(message) from None
+            raise DataError(message + _label_files(root)) from None
+        except DataError as e: raise DataError(f"{e}{_label_files(root)}") from None
     except PermissionError as e:
         raise DataError(f"{e.filename} cannot be read: permission denied") from None
     return classes, lists, [_one_line(note) for note in notes]
@@ -410,8 +430,8 @@ def read_folder(
         sets[name] = images, labels[good], aspect, [str(files[i]) for i in good]
         skipped += bad
         if not good:
-            raise DataError(f"{data_dir} leaves no images to {name} on: add more images "
-                            "for each class")
+            why = bad[0] if bad else "add more images for each class"
+            raise DataError(f"{data_dir} leaves no images to {name} on: {why}")
     return sets, classes, skipped, notes
 
 # %% ../../nbs/tools/image_files.ipynb #c8d2e3f4

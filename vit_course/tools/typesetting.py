@@ -134,13 +134,14 @@ def fenced(text):
     fence = '`' * max(3, 1 + max(map(len, re.findall('`+', text)), default=0))
     return f"{fence}\n{text}\n{fence}"
 
-_CODE = re.compile(r'(^ {0,3}(`{3,}|~{3,}).*?(?:^ {0,3}\2|\Z)|(`+)(?!`).*?(?<!`)\3(?!`))', re.M | re.S)
+_CODE = re.compile(r'^ {0,3}(`{3,}|~{3,}).*?(?:^ {0,3}\1|\Z)|(`+)(?!`).*?(?<!`)\2(?!`)',
+                   re.M | re.S)
 _IMG = re.compile(r"""(?:<(?:p|div|center|figure|a)\b[^<>]*>\s*){0,4}
                       <img\b((?:[^<>"']|"[^"]*"|'[^']*')*)>
                       (?:\s*</(?:p|div|center|figure|a)>){0,4}""", re.I | re.X)
 
 def _markdown_images(text):
-    "Images in HTML (`<img src=\"a.png\" width=200>`), where they are not code, as Markdown has them."
+    "Images in HTML (`<img src=a.png>`), where they are not code, as Markdown has them."
     def attribute(tag, name):
         m = re.search(rf"""(?<![\w-]){name}\s*=\s*("[^"]*"|'[^']*'|[^\s"'>]+)""", tag, re.I)
         return html.unescape(m[1].strip('"\'')).strip() if m else ''

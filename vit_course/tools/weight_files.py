@@ -221,10 +221,14 @@ def _kind(f): # of an open file
     f.seek(0)
     if start.startswith(b'version https://git-lfs'):
         return "a pointer of Git LFS and not the file: run `git lfs pull`"
-    if start.startswith((b'<', b'{')):
-        return "a web page or a text, not a checkpoint: the download went wrong"
+    if start.startswith(b'{'): return "a text in JSON, not a checkpoint: a failed download, or an index"
+    if start.startswith(b'<'): return "a web page, not a checkpoint: the download went wrong"
+    if start.startswith(b'\x89HDF'): return "HDF5, as Keras writes it: not supported"
+    if start.startswith((b'\x1f\x8b', b'BZh', b'\xfd7zXZ')): return "compressed: unpack it first"
     if start.startswith(b'PK'):
         parts = zipfile.ZipFile(f).namelist()
+        if any(o.endswith('constants.pkl') for o in parts):
+            return "a TorchScript program: save its state_dict() with torch.save"
         return TorchFile if any(o.endswith('data.pkl') for o in parts) else NpzFile
     if start[8:9] == b'{': return SafetensorsFile
     if start.startswith(b'\x80'): return TorchFile
@@ -492,7 +496,7 @@ def recognise(
         raise ValueError(f"unknown format {fmt!r}: choose auto, {', '.join(TABLES)}")
     file.format, prefix = _choose(file, list(TABLES) if fmt == 'auto' else [fmt], part)
     if not any(_is_known(file.format, name.removeprefix(prefix)) for name in file.arrays):
-        found = ', '.join(list(file.arrays)[:3]) or 'nothing at all'
+        found = ', '.join([*file.arrays, *getattr(file, 'settings', ())][:3]) or 'nothing at all'
         raise file.error(f"no names of a Vision Transformer, but {found}")
     file.names, left = {}, defaultdict(int)
     for raw in file.arrays:
