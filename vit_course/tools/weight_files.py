@@ -221,7 +221,8 @@ def _kind(f): # of an open file
     f.seek(0)
     if start.startswith(b'version https://git-lfs'):
         return "a pointer of Git LFS and not the file: run `git lfs pull`"
-    if start.startswith(b'{'): return "a text in JSON, not a checkpoint: a failed download, or an index"
+    if start.startswith(b'{'):
+        return "a text in JSON, not a checkpoint: a failed download, or an index"
     if start.startswith(b'<'): return "a web page, not a checkpoint: the download went wrong"
     if start.startswith(b'\x89HDF'): return "HDF5, as Keras writes it: not supported"
     if start.startswith((b'\x1f\x8b', b'BZh', b'\xfd7zXZ')): return "compressed: unpack it first"
