@@ -29,7 +29,7 @@ from .predictions import (confusion_matrix, most_confused, save_confusion,
 from .run_folder import (DivergenceError, Interrupted, RunFolderCallback, RunGuard,
                                          RunResult, finished_result, load_weights, locked,
                                          write_json)
-from ..vit import count_parameters, unwrap_model
+from ..vit import count_parameters
 
 # %% ../../nbs/tools/train.ipynb #98aa6126
 def train_run(cfg:FinetuneConfig,  # the run
@@ -202,7 +202,7 @@ def _announce(learn, cfg):
     if torch.device(cfg.device).type == 'cuda':
         compiled = 'compiled' if learn.compiled else 'not compiled'
         print(f"{dls.train.why} · {compiled}", flush=True)
-    report = getattr(unwrap_model(learn.model), 'load_report', None)
+    report = getattr(learn.model, 'load_report', None)
     for text in [*dls.notes, *(report.notes if report else ())]: note(text)
     if dls.skipped:
         names = '; '.join(dls.skipped[:3]) + ' …' * (len(dls.skipped) > 3)
