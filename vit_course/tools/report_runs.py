@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['Run', 'read_run', 'find_runs', 'read_study', 'command_of', 'appendix', 'experiment_table', 'experiment_tables',
-           'show_study', 'plot_curves']
+           'show_study', 'plot_curves', 'confusion_figure']
 
 # %% ../../nbs/tools/report_runs.ipynb #1d21b647
 import csv, json, re, shlex
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
+import torch
 from ..experiments import format_table, plot_results, results_table
 from ..studies import STUDIES
 from .config import FREE, RECIPES, FinetuneConfig
+from .predictions import confusion_matrix, most_confused, plot_confusion
 from .runs import lists_to_tuples, read_json, read_runs, validate
 from .sweep import show_value
 from .typesetting import LINES, STYLE, WIDTH, Code, Figure, ReportError
@@ -295,3 +297,28 @@ def plot_curves(runs:list[Run], # in any order
     if others: caption += (f" The best run of each setting has a name; {len(others)} other"
                            f"{'s' * (len(others) > 1)}, on validation only, are grey.")
     return Figure(fig, caption)
+
+# %% ../../nbs/tools/report_runs.ipynb #c0f50002
+def confusion_figure(run:Run|None)->list[Figure]: # one; none for a run without predictions
+    "The confusion matrix of a run's test images. ReportError for a damaged table."
+    path = run and run.path/'predictions.csv'
+    if not path or not path.exists(): return []
+    try:
+        with open(path, newline='', encoding='utf-8') as f: rows = list(csv.DictReader(f))
+        pairs = [(r['truth'], r['answer']) for r in rows]
+        classes = sorted({c for pair in pairs for c in pair})
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as e:
+        raise ReportError(f"{path} is damaged ({type(e).__name__}): remove it") from None
+    if not pairs: return []
+    place = {c: i for i, c in enumerate(classes)}
+    truth, answer = torch.tensor([[place[c] for c in pair] for pair in pairs]).T
+    confusion = confusion_matrix(truth, answer, len(classes))
+    import matplotlib.pyplot as plt
+    with plt.rc_context(STYLE):
+        side = min(WIDTH, 1.4 + .22*len(classes))
+        fig = plt.figure(figsize=(side, side), layout='constrained')
+        plot_confusion(fig, confusion, classes)
+    worst = ', '.join(f"{escape(a)} taken for {escape(b)} ({n})"
+                      for a, b, n in most_confused(confusion, classes))
+    return [Figure(fig, f"What run {escape(run.name)} answered for {len(rows):,} test images, a row "
+                        f"for each true class. Most confused: {worst or 'none'}.")]
