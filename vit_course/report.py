@@ -33,9 +33,10 @@ from .tools.typesetting import (LINES, STYLE, WIDTH, Code, Figure, Table,
     ReportError, blocks_of, escape, flatten, scrub, show_count, typeset, typst_source)
 from .vit import (CONFIGS, ViTConfig, VisionTransformer, count_flops,
                             count_parameters)
+# the notebook of a report has them from here
 _all_ = ['Run', 'find_runs', 'experiment_tables', 'show_study', 'plot_curves',
          'confusion_figure', 'appendix', 'Table', 'Code', 'show_count', 'Figure',
-         'STYLE', 'LINES', 'escape', 'ReportError'] # the notebook of a report has them from here
+         'STYLE', 'LINES', 'escape', 'ReportError']
 
 # %% ../nbs/12_report.ipynb #88bebee3
 def vit_config(run:Run)->ViTConfig|None: # None: the run did not train a whole ViT

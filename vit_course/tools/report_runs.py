@@ -320,5 +320,5 @@ def confusion_figure(run:Run|None)->list[Figure]: # one; none for a run without 
         plot_confusion(fig, confusion, classes)
     worst = ', '.join(f"{escape(a)} taken for {escape(b)} ({n})"
                       for a, b, n in most_confused(confusion, classes))
-    return [Figure(fig, f"What run {escape(run.name)} answered for {len(rows):,} test images, a row "
-                        f"for each true class. Most confused: {worst or 'none'}.")]
+    return [Figure(fig, f"What run {escape(run.name)} answered for {len(rows):,} test images, a "
+                        f"row for each true class. Most confused: {worst or 'none'}.")]
