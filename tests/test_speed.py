@@ -7,10 +7,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import vit_course.finetune as ft
 from vit_course.tools import device
 from fastai.callback.core import Callback
-from vit_course.data import ImageSet, TrainBatches, keep_on_device
+from vit_course.data import ImageSet, TrainBatches
 from vit_course.finetune import FinetuneConfig, RunResult, finetune, get_learner
 from vit_course.tools.commands import train_config, vit_train
 from vit_course.tools.device import OutOfDeviceMemory
+from vit_course.tools.transfer import keep_on_device
 from vit_course.vit import count_flops
 
 SMALL = dict(model_type='testing', device='cpu', num_steps=20, eval_every=10)
@@ -63,7 +64,7 @@ def test_streamed_batches_are_the_same(monkeypatch):
     data = ImageSet(torch.randint(0, 256, (50, 3, 12, 12), dtype=torch.uint8), torch.arange(50) % 3)
     make = lambda: TrainBatches(data, 8, 8, list('abc'), seed=3).to('cpu')
     whole = make().batch(4)
-    monkeypatch.setattr('vit_course.data.keep_on_device', lambda *a: (False, 'streams'))
+    monkeypatch.setattr('vit_course.tools.loaders.keep_on_device', lambda *a: (False, 'streams'))
     torch.testing.assert_close(make().batch(4), whole, rtol=0, atol=0)
 
 

@@ -134,5 +134,5 @@ def test_very_many_tiny_files(in_process, tmp_path):
     for c in ('a', 'bb'): images(tmp_path/'d'/c, n//2)
     status, out, err = train(in_process)
     sizes = [int(v.replace(',', '')) for v in re.findall(r'([\d,]+) (?:train|validation|test)', out)]
-    assert status == 0 and sum(sizes) == n and not err, err
+    assert status == 0 and sum(sizes) == n and all('are in two' in line for line in err.splitlines()), err     # so small that some are equal
     print(f'\n{n:,} files: {sizes}')

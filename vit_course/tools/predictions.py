@@ -51,6 +51,9 @@ def save_predictions(path:Path,            # of the file
         table.writerow(['image', 'truth', 'answer', 'probability'])
         table.writerows((i, classes[t], classes[a], f'{p:.4f}') for i, t, a, p in rows)
 
+def _printable(name): # a folder's name may hold anything
+    return name.encode('utf-8', 'backslashreplace').decode()[:30].replace('$', r'\$')
+
 def plot_confusion(fig,               # matplotlib's, empty
                    confusion:Tensor,  # int64 (K,K)
                    classes:list[str]  # K names
@@ -59,7 +62,7 @@ def plot_confusion(fig,               # matplotlib's, empty
     K, numbers = len(classes), confusion.tolist()
     ax, share = fig.add_subplot(), confusion / confusion.sum(1, keepdim=True).clamp(min=1)
     ax.imshow(share, cmap='Blues', vmin=0, vmax=1)
-    names, size = [str(c).replace('$', r'\$')[:30] for c in classes], 8 if K <= 40 else 3
+    names, size = [_printable(c) for c in classes], 8 if K <= 40 else 3
     ax.set_xticks(range(K), names, rotation=90, fontsize=size)
     ax.set_yticks(range(K), names, fontsize=size)
     ax.set(xlabel='answer', ylabel='truth')

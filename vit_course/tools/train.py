@@ -6,7 +6,7 @@
 __all__ = ['train_run', 'run_and_report']
 
 # %% ../../nbs/tools/train.ipynb #fc7a5362
-import functools, json, math, os, platform, re, signal, subprocess, sys, threading, time
+import functools, gc, json, math, os, platform, re, signal, subprocess, sys, threading, time
 import warnings
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
@@ -155,6 +155,7 @@ def _finish(learn, path, cfg, group):
         processes=group.world_size, compiled=learn.compiled,
         most_confused=most_confused(confusion, classes), **measured)
     group.main_process_first(lambda: write_json(path/'result.json', asdict(result)))
+    gc.collect()        # learners and figures refer to themselves: a sweep makes many
     return result
 
 
