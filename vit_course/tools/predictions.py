@@ -22,6 +22,10 @@ def confusion_matrix(truth:Tensor,  # classes, int64 (n,)
     "How many images of each class were taken for which."
     return torch.bincount(truth*classes + answer, minlength=classes**2).reshape(classes, -1)
 
+def _printable(name): # a folder's name may hold anything
+    name = name.encode('utf-8', 'backslashreplace').decode()
+    return ''.join(c if c.isprintable() else ' ' for c in name)
+
 def most_confused(confusion:Tensor,  # int64 (K,K)
                   classes:list[str], # K names
                   n:int=3            # at most so many pairs
@@ -30,7 +34,7 @@ def most_confused(confusion:Tensor,  # int64 (K,K)
     wrong = confusion - confusion.diag().diag()
     count, place = wrong.flatten().sort(descending=True, stable=True)
     pairs = [(*divmod(p, len(classes)), c) for p, c in zip(place[:n].tolist(), count.tolist())]
-    return [[classes[i], classes[j], c] for i, j, c in pairs if c]
+    return [[_printable(classes[i]), _printable(classes[j]), c] for i, j, c in pairs if c]
 
 # %% ../../nbs/tools/predictions.ipynb #9e4d0009
 def save_predictions(path:Path,            # of the file
@@ -51,9 +55,6 @@ def save_predictions(path:Path,            # of the file
         table.writerow(['image', 'truth', 'answer', 'probability'])
         table.writerows((i, classes[t], classes[a], f'{p:.4f}') for i, t, a, p in rows)
 
-def _printable(name): # a folder's name may hold anything
-    return name.encode('utf-8', 'backslashreplace').decode()[:30].replace('$', r'\$')
-
 def plot_confusion(fig,               # matplotlib's, empty
                    confusion:Tensor,  # int64 (K,K)
                    classes:list[str]  # K names
@@ -62,7 +63,7 @@ def plot_confusion(fig,               # matplotlib's, empty
     K, numbers = len(classes), confusion.tolist()
     ax, share = fig.add_subplot(), confusion / confusion.sum(1, keepdim=True).clamp(min=1)
     ax.imshow(share, cmap='Blues', vmin=0, vmax=1)
-    names, size = [_printable(c) for c in classes], 8 if K <= 40 else 3
+    names, size = [_printable(c)[:30].replace('$', r'\$') for c in classes], 8 if K <= 40 else 3
     ax.set_xticks(range(K), names, rotation=90, fontsize=size)
     ax.set_yticks(range(K), names, fontsize=size)
     ax.set(xlabel='answer', ylabel='truth')
