@@ -80,19 +80,39 @@ def test_table_is_that_of_scipy():
         assert (t.verdict[d] == 'within seed noise') == (r.pvalue > .05)
 
 
+def test_words_of_a_table_are_corrected_over_its_rows():
+    from scipy.stats import ttest_rel
+    rng = np.random.default_rng(4)
+    base, gains = rng.normal(.5, .02, size=8), (.03, .012, .0, .012, -.03)
+    acc = [base] + [base + g + rng.normal(0, .012, size=8) for g in gains]
+    t = ex.results_table([made(dict(dim=d), s, .5, acc[d][s]) for d in range(6) for s in range(8)])
+    raw = np.array([ttest_rel(a, base).pvalue for a in acc[1:]])
+    want = [max(min(1, (5 - i)*p) for i, p in enumerate(sorted(raw)) if p <= own) for own in raw]        # Holm, by its definition
+    assert np.allclose(t.p[1:], want) and np.allclose(ex.holm(raw), want)
+    words = {'within seed noise': raw > .05, 'not after Holm': (raw <= .05) & (np.array(want) >= .05)}
+    for word, where in words.items(): assert where.any() and ((t.verdict[1:] == word).to_numpy() == where).all()
+    assert {'better', 'worse'} <= set(t.verdict)
+
+
+def test_chance_of_any_false_word_is_small():
+    rng = np.random.default_rng(0)
+    def found(): return ex.results_table([made(dict(dim=d), s, .5, rng.normal(.5, .01)) for d in range(8) for s in range(4)]).verdict.isin(['better', 'worse']).any()
+    assert np.mean([found() for _ in range(200)]) < .1                                                    # 0.3 without the correction
+
+
 def test_only_common_seeds_are_compared():
     runs = [made(dict(dim=d), s, .5, v) for d, s, v in ((1, 1, .5), (1, 2, .6), (1, 3, .1), (2, 2, .7), (2, 1, .6))]
     t = ex.results_table(runs)
-    assert t.difference[1] == pytest.approx(10) and t.seeds.tolist() == [3, 2] and t.verdict[1] == 'better'
+    assert t.difference[1] == pytest.approx(10) and t.seeds.tolist() == [3, 2] and t.verdict[1] == 'two seeds: no telling' and math.isnan(t.low[1])
     t = ex.results_table([made(dict(dim=1), 1, .5, .5), made(dict(dim=2), 2, .5, .5)])
     assert t.verdict[1] == 'no common seed' and 'no common seed' in ex.format_table(t)
 
 
 def test_formats():
-    t = ex.results_table([made(dict(pos_embed=p, shuffle_patches=q), s, .5 + s/100, .5 - .1*(p == 'none')*s) for p in ('learned', 'none') for q in (None, 4) for s in (1, 2)])
+    t = ex.results_table([made(dict(pos_embed=p, shuffle_patches=q), s, .5 + s/100, .5 - .1*(p == 'none')*s) for p in ('learned', 'none') for q in (None, 4) for s in (1, 2, 3)])
     rows = [[c.strip() for c in line.strip('|').split('|')] for line in ex.format_table(t).splitlines()]
     assert len({len(r) for r in rows}) == 1 and len(rows) == 6 and {r[1] for r in rows[2:]} == {'none', '4'} and sum('★' in r[3] for r in rows) == 1
-    assert '−15.00 (' in ex.format_table(t) and '+0.00 (0.00 to 0.00)' in ex.format_table(t)
+    assert '−20.00 (' in ex.format_table(t) and '+0.00 (0.00 to 0.00)' in ex.format_table(t)
     latex = ex.format_table(t, 'latex')
     assert r'pos\_embed' in latex and not re.search(r'(?<!\\)[_%]', latex.replace(r'\_', '').replace(r'\%', ''))
     assert len(ex.format_table(t, 'csv').splitlines()) == 5

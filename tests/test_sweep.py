@@ -97,7 +97,7 @@ def test_study_and_its_table(sweep, tmp_path):
     status, out, err = sweep(*args, '--format', 'csv')
     assert status == 0 and '[' not in out and before == {p: p.stat().st_mtime_ns for p in folder.glob('*/result.json')}
     rows = list(csv.DictReader(io.StringIO(out)))
-    assert len(rows) == 4 and {r['verdict'] for r in rows} <= {'baseline', 'better', 'worse', 'within seed noise'}
+    assert len(rows) == 4 and {r['verdict'] for r in rows} == {'baseline', 'two seeds: no telling'}
     status, out, err = sweep(*args[:-1], 5)
     assert status == 2 and 'eval_every was 6, is 5' in err and err.count('\n') == 1
 

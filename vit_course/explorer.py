@@ -130,19 +130,8 @@ def image_record(
     return made
 
 # %% ../nbs/10_explorer.ipynb #652e8496
-class AttentionExplorer(anywidget.AnyWidget):
-    """Click a patch, see what every head of every layer attends to from there; in
-    JupyterLab, Notebook, VS Code, or a file (`save_html`).
-
-    What is looked at are traits, the same in Python and in the browser: `image`,
-    `compare` (another one to show beside it, or -1), `query` (token number), `layer`,
-    `head`, `method` ('raw', 'rollout', 'relevance'), `target` (class number),
-    `opacity`, `interpolation` ('nearest', 'bilinear'), `scale` of the colours ('own':
-    each map from 0 to its 98th percentile; 'shared': all from 0 to the largest weight),
-    `sharp` (the photograph, or what the model sees of it). A `layer` or `head` of -1 is
-    the mean of all.
-    Set them, or `observe` them. TraitError for a value that does not exist; ValueError
-    or DataError for a model or an image that cannot be shown."""
+class _ExplorerState(anywidget.AnyWidget):
+    "What is looked at, the same in Python and in the browser."
     _assets = Path(str(files('vit_course')))
     _esm, _css = _assets/'explorer.js', _assets/'explorer.css'
     images = traitlets.List().tag(sync=True)
@@ -156,6 +145,57 @@ class AttentionExplorer(anywidget.AnyWidget):
     sharp = traitlets.Bool(True).tag(sync=True)
     _shown = ('images image compare query layer head method target opacity '
               'interpolation scale sharp').split() # what a page needs
+
+    def _fits(self, i): # what each trait may be while image `i` is shown
+        p = self.images[i]
+        (h, w), n = p['grid'], p['n_prefix']
+        twins = [j for j, o in enumerate(self.images)
+                 if j != i and (o['grid'], o['n_prefix']) == ([h, w], n)]
+        return dict(query=range(n + h*w), layer=range(-1, p['layers']),
+                    head=range(-1, p['heads']), compare=[-1, *twins],
+                    target=[c['id'] for c in p['classes']] or [-1],
+                    method=METHODS if p['relevance'] else METHODS[:2])
+
+    @traitlets.validate('image', 'compare', 'query', 'layer', 'head', 'target',
+                        'method')
+    def _check(self, proposal):
+        name, value, n = proposal.trait.name, proposal.value, len(self.images)
+        if not 0 <= self.image < n and name != 'image':
+            return value                 # came with an `image` that is refused below
+        allowed = range(n) if name == 'image' else self._fits(self.image)[name]
+        if value in allowed: return value
+        choices = ', '.join(map(str, allowed))
+        if isinstance(allowed, range): choices = f'{allowed[0]} to {allowed[-1]}'
+        one_of = 'one of ' if len(allowed) > 1 else ''
+        raise traitlets.TraitError(f"{name} is {value}, but it must be {one_of}"
+                                   f"{choices} (for the image that is shown)")
+
+    @traitlets.observe('image')
+    def _move(self, change): # another image may be smaller, or have other classes
+        for name, allowed in self._fits(self.image).items():
+            if getattr(self, name) not in allowed:
+                setattr(self, name, allowed[-(name in ('layer', 'head'))])
+
+    def __repr__(self):
+        names = 'query', 'layer', 'head', 'method'
+        look = ', '.join(f'{name}={getattr(self, name)!r}' for name in names)
+        return f"AttentionExplorer({len(self.images)} images, {look})"
+
+
+# %% ../nbs/10_explorer.ipynb #10ex0002
+class AttentionExplorer(_ExplorerState):
+    """Click a patch, see what every head of every layer attends to from there; in
+    JupyterLab, Notebook, VS Code, or a file (`save_html`).
+
+    What is looked at are traits, the same in Python and in the browser: `image`,
+    `compare` (another one to show beside it, or -1), `query` (token number), `layer`,
+    `head`, `method` ('raw', 'rollout', 'relevance'), `target` (class number),
+    `opacity`, `interpolation` ('nearest', 'bilinear'), `scale` of the colours ('own':
+    each map from 0 to its 98th percentile; 'shared': all from 0 to the largest weight),
+    `sharp` (the photograph, or what the model sees of it). A `layer` or `head` of -1 is
+    the mean of all.
+    Set them, or `observe` them. TraitError for a value that does not exist; ValueError
+    or DataError for a model or an image that cannot be shown."""
 
     def __init__(self,
         model:nn.Module|dict,    # a VisionTransformer; or several, {name: model}
@@ -206,43 +246,7 @@ class AttentionExplorer(anywidget.AnyWidget):
             label = f'{name} · {model_name}' if model_name else name
             yield image_record(model, x, seen, label, self._classes) | dict(photo=photo)
 
-    def _fits(self, i): # what each trait may be while image `i` is shown
-        p = self.images[i]
-        (h, w), n = p['grid'], p['n_prefix']
-        twins = [j for j, o in enumerate(self.images)
-                 if j != i and (o['grid'], o['n_prefix']) == ([h, w], n)]
-        return dict(query=range(n + h*w), layer=range(-1, p['layers']),
-                    head=range(-1, p['heads']), compare=[-1, *twins],
-                    target=[c['id'] for c in p['classes']] or [-1],
-                    method=METHODS if p['relevance'] else METHODS[:2])
-
-    @traitlets.validate('image', 'compare', 'query', 'layer', 'head', 'target',
-                        'method')
-    def _check(self, proposal):
-        name, value, n = proposal.trait.name, proposal.value, len(self.images)
-        if not 0 <= self.image < n and name != 'image':
-            return value                 # came with an `image` that is refused below
-        allowed = range(n) if name == 'image' else self._fits(self.image)[name]
-        if value in allowed: return value
-        choices = ', '.join(map(str, allowed))
-        if isinstance(allowed, range): choices = f'{allowed[0]} to {allowed[-1]}'
-        one_of = 'one of ' if len(allowed) > 1 else ''
-        raise traitlets.TraitError(f"{name} is {value}, but it must be {one_of}"
-                                   f"{choices} (for the image that is shown)")
-
-    @traitlets.observe('image')
-    def _move(self, change): # another image may be smaller, or have other classes
-        for name, allowed in self._fits(self.image).items():
-            if getattr(self, name) not in allowed:
-                last = name in ('layer', 'head')
-                setattr(self, name, allowed[-1 if last else 0])
-
-    def __repr__(self):
-        names = 'query', 'layer', 'head', 'method'
-        look = ', '.join(f'{name}={getattr(self, name)!r}' for name in names)
-        return f"AttentionExplorer({len(self.images)} images, {look})"
-
-    def _repr_mimebundle_(self, **kw): # a picture, too, where there are no widgets
+    def _repr_mimebundle_(self, **kw): # an image, too, where there are no widgets
         data, meta = super()._repr_mimebundle_(**kw)
         png = still(self.images[self.image], self.query, self.layer, self.head,
                     f'{self!r}; live: {SITE}explorer.html', unpack_rows, unpack_scores)
