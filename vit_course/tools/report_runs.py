@@ -197,6 +197,8 @@ def experiment_table(trials,      # see `results_table` of chapter 8
     notes += ["the star marks the best on validation", "differences are in points of test accuracy"]
     if any(r['against baseline'] == 'within seed noise' for r in rows):
         notes.append("“noise” means that their interval contains zero")
+    if any(r['against baseline'] == 'not after Holm' for r in rows):
+        notes.append("“not after Holm”: nothing is left once all rows are counted")
     keys = list(rows[0])[:list(rows[0]).index('seeds')]
     if len(keys) > 2:
         rows, base = _in_one_column(rows, keys)
