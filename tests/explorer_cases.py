@@ -46,9 +46,13 @@ def weights(model, photo):
     return np.stack(rows)
 
 
-def rollout_rows(weights):
-    result = np.eye(weights.shape[-1])
-    for A in weights: result = (A.mean(0) + np.eye(len(result)))/2 @ result
+def rollout_rows(weights, discard=0):
+    T = weights.shape[-1]
+    result = np.eye(T)
+    for A in weights:
+        A = A.mean(0)
+        for row in A: row[1 + np.argsort(row[1:])[:int(discard*(T - 1))]] = 0     # never the class token's column
+        result = (A/A.sum(1, keepdims=True) + np.eye(T))/2 @ result
     return result
 
 

@@ -5,7 +5,7 @@ import os, socket, subprocess, sys, time, urllib.request
 
 import numpy as np, pytest
 from conftest import ROOT, chromium, missing
-from explorer_cases import CASES, explorer, figures, make_model, make_photo, weights
+from explorer_cases import CASES, explorer, figures, make_model, make_photo, rollout_rows, weights
 from vit_course.explorer import AttentionExplorer, pack_rows, unpack_rows, unpack_scores
 
 
@@ -83,6 +83,10 @@ def test_values_are_those_of_numpy(page, case):
                 assert entropy == pytest.approx(true[0], abs=.05) and prefix == pytest.approx(true[1], abs=.015)
             page.set(method='rollout')
             assert np.abs(page.row() - joint[query]).max() < 1e-6
+            for discard in (.5, .9):
+                page.set(discard=discard)
+                assert np.abs(page.row() - rollout_rows(sent.reshape(L, H, T, T), discard)[query]).max() < 1e-5
+            page.set(discard=0)
             for rank, c in enumerate(p['classes']):
                 page.set(method='relevance', target=c['id'])
                 assert np.abs(page.row() - relevant[rank, query]).max() < 1e-6
@@ -348,14 +352,27 @@ def test_a_view_is_kept_in_the_address(page):
         page.tab.get_by_label('one scale for all').check()
         page.settle()
         fragment = page.tab.evaluate('location.hash')
-        assert fragment == '#image=1&query=12&layer=1&head=0&method=raw&scale=shared'
-        page.tab.evaluate("location.hash = '#query=5&method=rollout'")    # somebody edits it, or goes back
-        page.tab.locator('.vx-large h3', has_text='Rollout').wait_for()
+        assert fragment == '#image=1&query=12&layer=1&head=0&method=raw&discard=0&scale=shared'
+        page.tab.evaluate("location.hash = '#query=5&method=rollout&discard=0.9'")    # somebody edits it, or goes back
+        page.tab.locator('.vx-large h3', has_text='Rollout of 3 layers, the weakest 90 % cut').wait_for()
+        assert page.tab.locator('.vx-discard select').input_value() == '0.9'
         assert page.trait('query') == 5
-        for bad in ('#query=99&layer=-2&method=__proto__&image=7&scale=log', '#query=&head=1.5', '#%00'):
+        for bad in ('#query=99&layer=-2&method=__proto__&image=7&scale=log&discard=.7', '#query=&head=1.5', '#%00'):
             page.tab.evaluate('hash => { location.hash = hash }', bad)
             page.settle()
             assert (page.trait('query'), page.trait('layer'), page.trait('head'), page.trait('image'), page.trait('scale')) == (5, 1, 0, 1, 'shared')
+
+
+def test_links_are_not_cut_where_that_takes_long(page):
+    model = make_model(img_size=100, patch_size=4, dim=32, heads=2)
+    ex = AttentionExplorer(model, make_photo(model), method='rollout', discard=.9, query=3)
+    with page(ex) as page:
+        assert 'more than 600 tokens' in page.tab.locator('.vx-hint').text_content()
+        assert page.tab.locator('.vx-discard').count() == 0
+        assert page.tab.locator('.vx-large h3').text_content() == 'Rollout of 2 layers'
+        T = 1 + 25*25
+        want = unpack_rows(np.frombuffer(ex.images[0]['rollout'], np.uint8).reshape(T, T))[3]
+        assert np.abs(page.row() - want).max() < 1e-6
 
 
 def test_save_png(page, tmp_path):

@@ -196,6 +196,9 @@ def test_the_explorer_shows_what_was_computed(live, tiny):
         page.tab.get_by_role('radio', name='rollout').check(force=True)
         page.settle()
         assert np.abs(np.array(page.run('return Array.from(live.view.panes[0].row)')) - rollout(W)[0, 20].numpy()).max() < 1e-5
+        page.tab.get_by_label('Rollout cuts').select_option('0.9')
+        page.settle()
+        assert np.abs(np.array(page.run('return Array.from(live.view.panes[0].row)')) - rollout(W, discard=.9)[0, 20].numpy()).max() < 1e-5
         p = model(scaled(np.array(photo)))[0].softmax(-1)
         assert page.tab.locator('.vx-facts li').first.text_content() == f'{classes[p.argmax()]}{100*p.max():.1f} %'
         assert page.tab.locator('.vx-methods input[value=relevance]').is_disabled() and 'needs gradients' in page.tab.locator('.vx-hint').text_content()
@@ -311,14 +314,14 @@ def test_a_browser_without_workers_is_told(browser, tmp_path):
 def test_a_view_can_be_shared(live, tiny):
     model, classes = tiny
     photos = {n: Image.fromarray(np.random.default_rng(i).integers(0, 256, (32, 32, 3), dtype=np.uint8)) for i, n in enumerate('ab')}
-    with live(model, photos, classes=classes, fragment='#example=1&query=30&layer=2&head=-1&method=rollout&scale=shared') as page:
+    with live(model, photos, classes=classes, fragment='#example=1&query=30&layer=2&head=-1&method=rollout&discard=0.5&scale=shared') as page:
         assert page.tab.locator('.vx-query h3').text_content() == 'b'
-        now = {n: page.run('return live.state.get(args[0])', n) for n in ('query', 'layer', 'head', 'method', 'scale')}
-        assert now == dict(query=30, layer=2, head=-1, method='rollout', scale='shared')
+        now = {n: page.run('return live.state.get(args[0])', n) for n in ('query', 'layer', 'head', 'method', 'discard', 'scale')}
+        assert now == dict(query=30, layer=2, head=-1, method='rollout', discard=.5, scale='shared')
         page.tab.get_by_role('button', name='a', exact=True).click()
         page.tab.locator('.vx-query h3', has_text='a').wait_for()
         page.stage.click(position=page.point(0, 0, (8, 8)))
-        assert page.tab.evaluate('location.hash') == '#example=0&query=1&layer=2&head=-1&method=rollout&scale=shared'
+        assert page.tab.evaluate('location.hash') == '#example=0&query=1&layer=2&head=-1&method=rollout&discard=0.5&scale=shared'
     with live(model, photos, classes=classes, fragment='#example=7&query=999&layer=-5&head=x&method=toString&scale=') as page:
         assert page.run("return [live.state.get('example'), live.state.get('query'), live.state.get('method')]") == [0, 0, 'raw']
 

@@ -30,7 +30,9 @@ const METHODS = {
   rollout: 'Rollout: the layers’ mean weights multiplied, skip connections counted: where a token may have got its content.',
   relevance: 'Relevance: weights times gradients, through all layers: what speaks for the chosen class.',
 };
-const TRAITS = ['images', 'image', 'compare', 'query', 'layer', 'head', 'method', 'target', 'opacity', 'interpolation', 'scale', 'sharp'];
+const DISCARDS = { 0: 'nothing', 0.5: 'the weaker half', 0.9: 'the weakest 90 %' };   // of the links in each row
+const MOST_TOKENS = 600;    // for cutting links: all rows of all heads are needed, two seconds of work
+const TRAITS = ['images', 'image', 'compare', 'query', 'layer', 'head', 'method', 'discard', 'target', 'opacity', 'interpolation', 'scale', 'sharp'];
 
 // matplotlib's inferno at 17 places, and the 256 colours between them as RGBA
 const INFERNO = '000004 0b0724 210c4a 3d0965 57106e 71196e 8a226a a32c61 bc3754 d24644 e45a31 f1731d f98e09 fcac11 f9cb35 f2ea69 fcffa4'
@@ -99,25 +101,40 @@ export class Maps {
   }
 
   /** The row of `query` after rollout, or of its relevance for the class with this rank. */
-  joint(method, query, rank) {
+  joint(method, query, rank, discard) {
     const T = this.tokens, out = new Float32Array(T);
-    if (this.weights) return method === 'rollout' ? this.rolled(query) : out;
+    if (method === 'rollout' && (discard || !this.rollout)) return this.rolled(query, discard);
     if (method === 'rollout') this.unpack(this.rollout, query * T, out, 0);
     else if (this.relevance && rank >= 0) this.unpack(this.relevance, (rank * T + query) * T, out, 0);
     return out;
   }
 
+  /** What each layer hands on, `fuse_heads` of chapter 9: the mean of the heads, of each row the weakest links cut (never the
+   *  one to the class token), rows that sum to 1. Float32Array (T*T) of each layer, made once for a `discard`. */
+  fused(discard) {
+    if (this.made?.discard === discard) return this.made.layers;
+    const T = this.tokens, cut = Math.floor(discard * (T - 1)), layers = Array.from({ length: this.layers }, () => new Float32Array(T * T));
+    for (let query = 0; query < T; query++) {
+      const rows = this.raw(query);
+      layers.forEach((layer, l) => {
+        const row = this.pick(rows, l, -1);
+        if (cut) for (const j of Array.from({ length: T - 1 }, (_, j) => j + 1).sort((a, b) => row[a] - row[b]).slice(0, cut)) row[j] = 0;
+        const sum = row.reduce((a, b) => a + b, 0);
+        if (sum) layer.set(row.map(x => x / sum), query * T); else layer[query * T + query] = 1;
+      });
+    }
+    this.made = { discard, layers };
+    return layers;
+  }
+
   /** The row of `query` after rollout, from the weights themselves: it goes through the layers from the last to the first. */
-  rolled(query) {
-    const T = this.tokens;
+  rolled(query, discard) {
+    const T = this.tokens, layers = this.fused(discard);
     let row = new Float32Array(T);
     row[query] = 1;
     for (let l = this.layers - 1; l >= 0; l--) {
       const next = row.map(x => x / 2);                                // the skip connection
-      for (let h = 0; h < this.heads; h++) for (let i = 0, at = (l * this.heads + h) * T * T; i < T; i++, at += T) {
-        const share = row[i] / (2 * this.heads);
-        for (let j = 0; j < T; j++) next[j] += share * this.weights[at + j];
-      }
+      for (let i = 0; i < T; i++) if (row[i]) for (let j = 0; j < T; j++) next[j] += row[i] / 2 * layers[l][i * T + j];
       row = next;
     }
     return row;
@@ -333,7 +350,7 @@ class Pane {
   /** Draw everything for what is looked at; returns it in words. */
   update() {
     const { maps, view } = this, { n_prefix, tokens, classes } = maps, look = view.look(maps);
-    const { query, layer, head, method, rank } = look;
+    const { query, layer, head, method, rank, discard } = look;
     this.draw();
 
     const patch = query - n_prefix;
@@ -359,14 +376,14 @@ class Pane {
       thumb.tabIndex = chosen ? 0 : -1;
     });
 
-    const row = this.row = method === 'raw' ? maps.pick(all, layer, head) : maps.joint(method, query, rank);
+    const row = this.row = method === 'raw' ? maps.pick(all, layer, head) : maps.joint(method, query, rank, discard);
     const { largest, top } = range(row, 0, maps), end = !shared ? top : method === 'raw' ? whole : largest;
     paint(this.big, row, 0, maps, end);
     this.ends[0].textContent = percent(0);
     this.ends[1].textContent = (end < largest ? '≥ ' : '') + percent(end);
     this.scale.textContent = shared ? 'one scale for all' : 'each on its own scale';
     this.limit.textContent = `${shared ? 'One scale for all' : 'Own scale, saturated above its 98th percentile'}; largest weight ${percent(largest)}`;
-    const what = method === 'raw' ? place(layer, head) : method === 'rollout' ? `rollout of ${maps.layers} layers`
+    const what = method === 'raw' ? place(layer, head) : method === 'rollout' ? `rollout of ${maps.layers} layers${discard ? `, ${DISCARDS[discard]} cut` : ''}`
       : rank < 0 ? 'relevance: not computed for this class' : `relevance for ${classes[rank].name}`;
     this.title.textContent = what[0].toUpperCase() + what.slice(1);
     this.big.setAttribute('aria-label', `${what}, from ${maps.name(query)}`);
@@ -442,7 +459,7 @@ class View {
     return {
       query: clamp(this.preview ?? this.get('query'), maps.tokens - 1),
       layer: Math.min(this.get('layer'), maps.layers - 1), head: Math.min(this.get('head'), maps.heads - 1),
-      method: this.get('method'), rank: maps.classes.findIndex(c => c.id === this.get('target')),
+      method: this.get('method'), discard: maps.tokens > MOST_TOKENS ? 0 : this.get('discard'), rank: maps.classes.findIndex(c => c.id === this.get('target')),
     };
   }
 
@@ -464,7 +481,8 @@ class View {
   /** The controls; made anew when the choices in them change. */
   tools() {
     const images = this.get('images'), i = this.get('image'), { classes, relevance, photo } = images[i], others = this.comparable(i);
-    const key = JSON.stringify([images.map(p => p.label), i, relevance ? classes : 0, others, Boolean(photo)]);
+    const few = this.maps(i).tokens <= MOST_TOKENS;
+    const key = JSON.stringify([images.map(p => p.label), i, relevance ? classes : 0, others, Boolean(photo), few]);
     if (key === this.toolsKey) return;
     this.toolsKey = key;
     const field = (text, control, name) => make('label', { className: `vx-field vx-${name}` }, make('span', {}, text), control);
@@ -497,6 +515,7 @@ class View {
       ...(others.length ? [choice('Beside it', 'compare', [[-1, 'nothing'], ...others.map(name)], compare => this.set({ compare }))] : []),
       make('fieldset', { className: 'vx-methods' }, make('legend', {}, 'Method'), ...methods),
       ...(relevance ? [choice('Class', 'target', classes.map(c => [c.id, `${c.name} (${percent(c.p)})`]), target => this.set({ target, method: 'relevance' }))] : []),
+      ...(few ? [choice('Rollout cuts', 'discard', Object.entries(DISCARDS), discard => this.set({ discard, method: 'rollout' }))] : []),
       field('Opacity', opacity, 'opacity'),
       make('div', { className: 'vx-ticks' }, tick('bilinear', 'interpolation', ['nearest', 'bilinear']), tick('one scale for all', 'scale', ['own', 'shared']),
         ...(photo ? [tick('what the model sees', 'sharp', [true, false])] : [])), png);
@@ -507,12 +526,13 @@ class View {
     const shown = [this.get('image'), this.get('compare')].filter((i, n) => n === 0 || i >= 0);
     const maps = shown.map(i => this.maps(i));
     this.tools();
-    for (const name of ['image', 'compare', 'target', 'opacity']) if (this.controls[name]) this.controls[name].value = this.get(name);
+    for (const name of ['image', 'compare', 'target', 'discard', 'opacity']) if (this.controls[name]) this.controls[name].value = this.get(name);
     for (const radio of this.controls.method) radio.checked = radio.value === this.get('method');
     this.controls.interpolation.checked = this.get('interpolation') === 'bilinear';
     this.controls.scale.checked = this.get('scale') === 'shared';
     if (this.controls.sharp) this.controls.sharp.checked = !this.get('sharp');
-    const refused = maps[0].relevance ? '' : ` No relevance: ${maps[0].why ?? 'this model has no classes'}.`;
+    const refused = (maps[0].relevance ? '' : ` No relevance: ${maps[0].why ?? 'this model has no classes'}.`)
+      + (maps[0].tokens <= MOST_TOKENS ? '' : ` No links are cut: more than ${MOST_TOKENS} tokens.`);
     this.hint.textContent = `Point at a patch: all maps show what it attends to. ${METHODS[this.get('method')]}${refused}`;
     this.root.style.setProperty('--vx-opacity', this.get('opacity'));
     this.root.classList.toggle('vx-smooth', this.get('interpolation') === 'bilinear');
@@ -568,7 +588,7 @@ class View {
 
 /** In a page without a kernel: traits that keep themselves, and what is looked at in the URL's fragment, so that a view can be shared. */
 export class State {
-  static kept = ['image', 'query', 'layer', 'head', 'method', 'scale'];
+  static kept = ['image', 'query', 'layer', 'head', 'method', 'discard', 'scale'];
 
   constructor(values) {
     this.values = values;
@@ -600,8 +620,9 @@ export class State {
     const p = images[this.get('image')];
     const ends = { query: [0, p.n_prefix + p.grid[0] * p.grid[1]], layer: [-1, p.layers], head: [-1, p.heads] };
     for (const [name, [from, end]] of Object.entries(ends)) if (valid(name, from, end)) this.set(name, number(name));
-    const method = given.get('method'), scale = given.get('scale');
+    const [method, discard, scale] = ['method', 'discard', 'scale'].map(name => given.get(name));
     if (Object.hasOwn(METHODS, method ?? '') && (method !== 'relevance' || p.relevance)) this.set('method', method);
+    if (Object.hasOwn(DISCARDS, discard ?? '')) this.set('discard', Number(discard));
     if (['own', 'shared'].includes(scale)) this.set('scale', scale);
   }
 }
