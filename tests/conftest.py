@@ -55,10 +55,14 @@ def missing(what):
     (pytest.fail if os.environ.get('VIT_COURSE_REQUIRE_BROWSER') else pytest.skip)(what)
 
 
+def chromium_path():
+    return next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))), None)
+
+
 @contextlib.contextmanager
 def chromium():
     "A headless browser, or `missing`."
-    path = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))), None)
+    path = chromium_path()
     if not importlib.util.find_spec('playwright'): missing('playwright is not installed: pip install playwright')
     if not path: missing('there is no Chromium: apt-get install chromium')
     from playwright.sync_api import sync_playwright

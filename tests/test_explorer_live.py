@@ -1,10 +1,10 @@
 """The page with the model in it, in a real browser: what it computes is held against PyTorch, and every way to change the image is tried.
 
 Without a browser these tests skip and say so; with CI or VIT_COURSE_REQUIRE_BROWSER in the environment that is a failure."""
-import io, json, re
+import contextlib, io, json, re
 
 import numpy as np, pytest, torch
-from conftest import ROOT, chromium
+from conftest import ROOT, chromium, chromium_path
 from explorer_cases import CASES, make_model, make_photo
 from PIL import Image
 from vit_course.attention_maps import attention_maps, rollout
@@ -258,6 +258,35 @@ def test_fast_brushes_lose_no_stroke(live, tiny):
         page.settle()
         assert (page.seen() == [255, 0, 0]).all()
         with torch.no_grad(): assert np.abs(page.probabilities() - model(scaled(page.seen()))[0].softmax(-1).numpy()).max() < 1e-3
+
+
+def test_a_camera_is_looked_through_and_frozen(browser, tmp_path):
+    "Chromium's own test camera, whose picture changes all the time."
+    Image.new('RGB', (8, 8), 'red').save(red := io.BytesIO(), 'PNG')
+    model, args = create_vit('testing'), ['--no-sandbox', '--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream']
+    (tmp_path/'live.html').write_text(live_page(model, {}), encoding='utf-8')
+    with contextlib.closing(browser.browser_type.launch(executable_path=chromium_path(), args=args)) as with_camera:
+        with Page(with_camera, tmp_path/'live.html') as page:
+            page.press('Camera')
+            page.tab.locator('.vx-query h3', has_text='camera').wait_for()
+            first = page.seen()
+            page.tab.wait_for_function("before => document.getElementById('live').live.editor.pixels.toDataURL() !== before",
+                                       arg=page.run('return live.editor.pixels.toDataURL()'))
+            assert first.std() > 10 and (page.seen() != first).any()
+            track = page.run('live.track = live.camera.srcObject.getTracks()[0]; return live.track.readyState')
+            page.press('Freeze')
+            page.tab.get_by_role('button', name='Camera', exact=True).wait_for()
+            page.settle()
+            frozen = page.seen()
+            assert track == 'live' and page.run('return live.track.readyState') == 'ended' and page.run('return live.camera') is None
+            page.tab.wait_for_timeout(300)
+            assert (page.seen() == frozen).all()
+            page.press('Camera')                                         # an image ends it, too
+            page.tab.locator('button', has_text='Freeze').wait_for()
+            page.tab.locator('.lv-file input').set_input_files(dict(name='red.png', mimeType='image/png', buffer=red.getvalue()))
+            page.tab.locator('.vx-query h3', has_text='red.png').wait_for()
+            page.settle()
+            assert (page.seen() == [255, 0, 0]).all() and page.run('return live.camera') is None
 
 
 def test_what_is_no_image_is_said(live, tiny):
