@@ -50,7 +50,10 @@ class AutocastMixedPrecision(MixedPrecision):
         self.leave()                    # an exception may have left it on
         self.autocast = torch.autocast(self.kind, self.dtype, self.dtype is not None)
         self.autocast.__enter__()
-    def after_loss(self): self.leave()                # backward chooses its own types
+    def after_loss(self):
+        self.leave()                    # backward chooses its own types
+        for name in 'loss', 'loss_grad':   # fastai's `TensorBase` is slower
+            setattr(self.learn, name, getattr(self, name).as_subclass(torch.Tensor))
     def after_batch(self): self.leave()
     def after_step(self): pass
     def after_fit(self): self.leave()

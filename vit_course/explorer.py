@@ -189,16 +189,14 @@ class AttentionExplorer(_ExplorerState):
     """Click a patch, see what every head of every layer attends to from there; in
     JupyterLab, Notebook, VS Code, or a file (`save_html`).
 
-    What is looked at are traits, the same in Python and in the browser: `image`,
-    `compare` (another one to show beside it, or -1), `query` (token number), `layer`,
-    `head`, `method` ('raw', 'rollout', 'relevance'), `discard` (share of the weakest
-    links that rollout cuts: 0, 0.5, 0.9; none is cut above 600 tokens), `target` (class
-    number), `opacity`, `interpolation` ('nearest', 'bilinear'), `scale` of the colours ('own':
-    each map from 0 to its 98th percentile; 'shared': all from 0 to the largest weight),
-    `sharp` (the photograph, or what the model sees of it). A `layer` or `head` of -1 is
-    the mean of all.
-    Set them, or `observe` them. TraitError for a value that does not exist; ValueError
-    or DataError for a model or an image that cannot be shown."""
+    Traits, the same in Python and in the browser, to set or `observe`: `image`,
+    `compare` (another one beside it, or -1), `query` (token number), `layer`, `head`
+    (-1: the mean of all), `method` ('raw', 'rollout', 'relevance'), `discard` (share of
+    the weakest links that rollout cuts: 0, 0.5, 0.9; none above 600 tokens), `target`
+    (class number), `opacity`, `interpolation` ('nearest', 'bilinear'), `scale` of the
+    colours ('own': each map from 0 to its 98th percentile; 'shared': all from 0 to the
+    largest weight), `sharp` (the photograph, or what the model sees). TraitError for a
+    value that does not exist; ValueError or DataError for what cannot be shown."""
 
     def __init__(self,
         model:nn.Module|dict,    # a VisionTransformer; or several, {name: model}
@@ -265,8 +263,7 @@ class AttentionExplorer(_ExplorerState):
         self.image = n
 
     def controls(self)->ipywidgets.VBox:
-        """Dropdowns, sliders and an upload button of ipywidgets for the same traits:
-        what one changes, all the others show."""
+        "Controls of ipywidgets for the same traits: what one changes, all others show."
         return ExplorerControls(self)
 
     def save_html(self,
@@ -313,8 +310,7 @@ class ExplorerControls(ipywidgets.VBox):
             interpolation=W.ToggleButtons(description='pixels', options=pixels),
             scale=W.ToggleButtons(description='scale', options=scales))
         upload = W.FileUpload(accept='image/*', multiple=True, description='your own')
-        self._explorer, self._trouble = explorer, W.Label()
-        self._busy = 0   # while controls are being set, changes are not the user's
+        self._explorer, self._trouble, self._busy = explorer, W.Label(), 0
         super().__init__([*made.values(), W.HBox([upload, self._trouble])])
         self._show()
         for name, widget in made.items(): widget.observe(self._change(name), 'value')
@@ -327,7 +323,7 @@ class ExplorerControls(ipywidgets.VBox):
         return change
 
     def _show(self, _=None): # state -> controls
-        self._busy += 1
+        self._busy += 1   # until all controls are set, changes are not the user's
         ex = self._explorer
         fits, p = ex._fits(ex.image), ex.images[ex.image]
         labels = [(o['label'], i) for i, o in enumerate(ex.images)]

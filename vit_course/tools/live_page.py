@@ -84,8 +84,8 @@ def live_page(
                                       std=each(std), crc32=zlib.crc32(numbers))
     record = dict(grid=list(model.grid), n_prefix=model.n_prefix, layers=cfg.depth, heads=cfg.heads,
                   patch=size['patch_size'], label='')
-    start = dict(image=0, compare=-1, query=0, method='raw', discard=0, target=-1, opacity=.6, scale='own',
-                 interpolation='nearest', sharp=True)
+    start = dict(image=0, compare=-1, query=0, method='raw', discard=0, target=-1, opacity=.6,
+                 scale='own', interpolation='nearest', sharp=True)
     facts = (f"{count_parameters(model)/1e6:.1f} million weights, {cfg.depth} layers of "
              f"{cfg.heads} heads, {model.grid[0]} × {model.grid[1]} patches.")
     page = dict(cfg=known, record=record, classes=classes, title=title, site=site, facts=facts,
