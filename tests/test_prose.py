@@ -9,6 +9,8 @@ paragraph names where it is from. Three rules:
    fraction (0.123 for 12.3 %), and a number with k, M or G in its unit in the unit itself (120e9 for 120 GB).
 3. A source is an outside link, a citation with its year, a table, figure or appendix by number, or a path in `report/`, `benchmarks/` or `tests/`.
    It counts for its paragraph; an item of a list is a paragraph.
+
+What it cannot see: numbers in words, plain whole numbers, and a small whole number with a unit that some cell happens to have.
 """
 import json, re
 from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
