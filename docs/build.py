@@ -20,7 +20,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         for name, value in attrs:
             if name in ('id', 'name') and value: self.ids.add(value)
-            if name in ('href', 'src') and value: self.links.append(value)
+            if name in ('href', 'src') and value and tag != 'base': self.links.append(value)
 
 
 def stand_alone(site):
@@ -28,14 +28,47 @@ def stand_alone(site):
     without fonts from elsewhere."""
     from latex2mathml.converter import convert
     def formula(m): return convert(html.unescape(m[2]), display='block' if m[1] == 'display' else 'inline')
+    signs = set()
     for path in site.rglob('*.html'):
         text = path.read_text(encoding='utf-8')
         text = re.sub(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', formula, text, flags=re.S)
         text = re.sub(r'<(?:link|script)[^>]*/katex@[^>]*>(?:</script>)?', '', text)
+        text = re.sub(r'(<div class="cell-output [^>]*>\n<pre)(?=><code>(.*?)</code>)', lambda m: m[1] + lines(html.unescape(m[2])), text, flags=re.S)
+        for m in re.findall(r'<math.*?</math>', text, flags=re.S): signs |= set(html.unescape(re.sub(r'<[^>]*>', '', m)))
         path.write_text(text, encoding='utf-8')
     for path in site.rglob('*.css'):
         text = path.read_text(encoding='utf-8')
         path.write_text(re.sub(r'@import url\((["\']?)https?://[^)]*\1\);?', '', text), encoding='utf-8')
+    math_font(site/'fonts'/'math.woff', signs)
+
+
+def lines(output):
+    "Attributes of a text's box: its lines may be broken, but not where words stand in columns; those get a font that fits."
+    columns = [line for line in output.splitlines() if re.search(r'\S {2,}\S|[│|┃]', line)]
+    return ' class="wraps"' if len(columns) < 2 else f' class="columns" tabindex="0" style="--chars: {max(map(len, output.splitlines()))}"'
+
+
+def math_font(path, signs):
+    "STIX Two Math (SIL Open Font License), which comes with ziamath, reduced to the signs of the site and their taller forms."
+    from importlib.resources import files
+    from fontTools import subset
+    from fontTools.ttLib import TTFont
+    letters = {ord(c) for c in signs}
+    for first in (0x1D434, 0x1D44E): letters |= {first + i for i in range(26)}      # italics, in which a lone letter is set
+    letters |= {0x210E, *range(0x1D6FC, 0x1D71C), *range(0x30, 0x3A), *map(ord, '()[]{}|‖√∑∏−=+·×≤≥→')}
+    font = TTFont(str(files('ziamath')/'fonts'/'STIXTwoMath-Regular.ttf'))
+    shrink = subset.Subsetter(subset.Options(layout_features=['*'], notdef_outline=True))
+    shrink.populate(unicodes=letters)
+    shrink.subset(font)
+    font.flavor = 'woff'
+    path.parent.mkdir(exist_ok=True)
+    font.save(path)
+
+
+def lost_page(site, base):
+    "A server shows 404.html wherever somebody got lost: its links start from the root of the site."
+    page = site/'404.html'
+    page.write_text(page.read_text(encoding='utf-8').replace('<head>', f'<head><base href="{base}">', 1), encoding='utf-8')
 
 
 def broken_links(site):
@@ -53,6 +86,7 @@ def broken_links(site):
 
 
 def build():
+    from nbdev.config import get_config
     from nbdev.quarto import refresh_quarto_yml
     from nbdev.serve import proc_nbs
     os.chdir(root)
@@ -65,6 +99,7 @@ def build():
     shutil.rmtree(root/'_docs', ignore_errors=True)
     shutil.move(cache/'_docs', root/'_docs')
     stand_alone(root/'_docs')
+    lost_page(root/'_docs', get_config().doc_baseurl)
     bad = sorted(set(broken_links(root/'_docs')))
     if bad: print(f'{len(bad)} links lead nowhere:', *bad, sep='\n  ')
     else: print(f'{len(list((root/"_docs").rglob("*.html")))} pages in _docs, all links lead somewhere')

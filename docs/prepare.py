@@ -1,9 +1,12 @@
 """Quarto and smalldocs both run this in `_proc`, before they render the notebooks that nbdev has put there.
 
-It adds what a website has and a notebook has not: pictures, the explorer with a model in it, a reference of all modules and
-commands, and under each table of contents the links that open the notebook in Colab or download it."""
-import configparser, json, os, shutil, subprocess, sys
+It adds what a website has and a notebook has not: numbered titles, the way to the pages before and after, links to Colab and for a
+download, folded solutions and set-up cells, words for those who cannot see a figure, metadata for search engines, the explorer with
+a model in it, and a reference of all modules and commands."""
+import ast, configparser, html, json, os, re, shutil, subprocess, sys
 from pathlib import Path
+
+import yaml
 
 root, site = Path(__file__).resolve().parent.parent, Path.cwd()
 ini = configparser.ConfigParser(delimiters=['='])
@@ -23,22 +26,177 @@ for name, target in json.loads(sys.argv[1]):
 print(json.dumps(shown))"""   # in a process of its own, because of the width and of what a command's import may print
 
 
-def add_links(nb, name):
-    "Put the links into a page's front matter, which nbdev has made its first cell."
-    front = nb['cells'][0]
-    source = ''.join(front['source'])
-    if front['cell_type'] != 'raw' or not source.startswith('---') or 'code-links' in source: return
-    links = [dict(text='Open in Colab', icon='play-circle', href=f'https://colab.research.google.com/github/{github}/{name}'),
-             dict(text='Download notebook', icon='download', href=f'https://raw.githubusercontent.com/{github.replace("/blob/", "/")}/{name}')]
-    front['source'] = source.replace('---\n', f'---\ncode-links: {json.dumps(links)}\n', 1)
+def order():
+    "All notebooks as the sidebar has them, as paths in the site: lessons, deeper ones, tools, rooms for teaching."
+    return ['index.ipynb', *(p.relative_to(site).as_posix() for pattern in ('[0-9][0-9]_*', '[0-9][0-9]b_*', 'tools/*', 'teach/*')
+                             for p in sorted(site.glob(pattern + '.ipynb')))]
 
 
-def hide_markers(nb):
-    "A reader of the website needs no marks of where a solution begins: drop them, and what is left of a cell that held nothing else."
+def front_matter(nb): return yaml.safe_load(''.join(nb['cells'][0]['source']).strip().strip('-'))
+
+
+def numbered(name, title):
+    "'2 Attention' for 02_attention.ipynb; a title without a number stays."
+    number = re.match(r'0*(\d+b?)_', Path(name).name)
+    return f'{number[1]} {title}' if number else title
+
+
+def add_links(nb, name, titles):
+    """The front matter that a page needs, and a row at its top and its end: the page before, Colab, download, the page after.
+    `titles` are those of all notebooks, in order."""
+    front, names = front_matter(nb), list(titles)
+    front.pop('output-file', None)           # pages are named after their notebooks
+    front |= {'title': titles[name], 'page-navigation': False}
+    i = names.index(name)
+    def link(j, text): return f'[{text.format(titles[names[j]])}]({os.path.relpath(names[j], Path(name).parent)})' if 0 <= j < len(names) else '[]{}'
+    raw = github.replace('/blob/', '/')
+    row = (f'::: {{.page-links}}\n{link(i - 1, "← {}")}\n[Open in Colab](https://colab.research.google.com/github/{github}/{name})\n'
+           f'[Download notebook](https://raw.githubusercontent.com/{raw}/{name})\n{link(i + 1, "{} →")}\n:::\n')
+    front['include-in-header'] = [dict(text=f'<script type="application/ld+json">{json.dumps(about(name, front), ensure_ascii=False)}</script>')]
+    nb['cells'][0]['source'] = f'---\n{yaml.safe_dump(front, allow_unicode=True, width=1000)}---\n'
+    for at, key in ((1, 'top'), (len(nb['cells']) + 1, 'end')):
+        nb['cells'].insert(at, dict(cell_type='markdown', id=f'links-{key}', metadata={}, source=row))
+
+
+def about(name, front):
+    "A page in the words of schema.org: the course, or one of its lessons."
+    home = cfg['doc_host'] + cfg['doc_baseurl']
+    course = {'@type': 'Course', '@id': home, 'name': cfg['title'], 'description': cfg['description'], 'url': home,
+              'provider': {'@type': 'Organization', 'name': cfg['author'], 'url': cfg['git_url']}}
+    both = {'inLanguage': 'en', 'isAccessibleForFree': True, 'license': 'https://www.apache.org/licenses/LICENSE-2.0', 'version': cfg['version']}
+    if name == 'index.ipynb': return {'@context': 'https://schema.org', **course, **both, 'hasCourseInstance': {'@type': 'CourseInstance', 'courseMode': 'online'}}
+    return {'@context': 'https://schema.org', '@type': 'LearningResource', 'name': front['title'], 'description': front.get('description', ''),
+            'url': home + name.replace('.ipynb', '.html'), 'learningResourceType': 'lesson' if name[0].isdecimal() else 'documentation',
+            'isPartOf': course, **both}
+
+
+def solutions(notebook):
+    "Ids of the cells of a notebook that hold a solution: with the marks inside, or between two raw cells with them."
+    found, inside = set(), False
+    for cell in json.loads(notebook.read_text(encoding='utf-8'))['cells']:
+        text = ''.join(cell['source'])
+        if cell['cell_type'] == 'raw' and 'SOLUTION' in text: inside = 'BEGIN' in text
+        elif cell['cell_type'] == 'code' and (inside or '# BEGIN SOLUTION' in text): found.add(cell['id'])
+    return found
+
+
+def options(cell, **new):
+    "Give a code cell options such as `code-fold`, in place of those that it has."
+    lines = ''.join(cell['source']).splitlines()
+    def keeps(line): return not any(line.startswith(f"#| {k.replace('_', '-')}:") for k in new)
+    cell['source'] = '\n'.join([f"#| {k.replace('_', '-')}: {json.dumps(v, ensure_ascii=False)}" for k, v in new.items()] + [l for l in lines if keeps(l)])
+
+
+SETTINGS = re.compile(r'(plt\.rcParams|torch\.(manual_seed|set_\w+)|np\.set_printoptions|warnings\.|logging\.|set_seed|set_matplotlib)')
+
+
+def is_setup(cell):
+    "Is this a code cell of imports and settings, which shows nothing?"
+    if cell['cell_type'] != 'code' or cell['outputs']: return False
+    code = '\n'.join(line for line in ''.join(cell['source']).splitlines() if not line.startswith(('%', '!')))
+    if '#| ' in code: return False
+    def plain(n):
+        if isinstance(n, (ast.Import, ast.ImportFrom)): return True
+        if isinstance(n, ast.Assign): return [ast.unparse(t) for t in n.targets] == ['device']
+        return isinstance(n, ast.Expr) and bool(SETTINGS.match(ast.unparse(n)))
+    try: return all(map(plain, ast.parse(code).body)) and bool(code.strip())
+    except SyntaxError: return False
+
+
+def is_check(cell):
+    "Is this a code cell of asserts and tests alone, of more than four lines, which shows nothing?"
+    text = ''.join(cell['source'])
+    if cell['cell_type'] != 'code' or cell['outputs'] or '#| ' in text or len(text.splitlines()) < 5: return False
+    try: body = ast.parse(text).body
+    except SyntaxError: return False
+    def checks(n):
+        if isinstance(n, (ast.For, ast.With)): return all(map(checks, n.body))
+        return isinstance(n, ast.Assert) or isinstance(n, ast.Expr) and ast.unparse(n).startswith('test_')
+    return sum(map(checks, body)) > len(body)/2
+
+
+def is_drawing(cell):
+    "Is this a code cell of more than seven lines that draws a figure?"
+    text = ''.join(cell['source'])
+    return (cell['cell_type'] == 'code' and '#| ' not in text and len(text.splitlines()) > 7 and bool(re.search(r'\b(plt|axe?s?|fig)\b\.?', text))
+            and any('image/png' in o.get('data', {}) for o in cell['outputs']))
+
+
+LONG = 25    # lines of a code cell that are more than a screen should be given to before somebody asks
+
+def fold(nb, solved):
+    """Fold set-up cells, neighbours as one, the solutions with these ids, checks, what only draws, and code that is very long;
+    show what is exported once, not twice."""
+    kept = []
+    for i, cell in enumerate(nb['cells']):
+        text, before = ''.join(cell['source']), kept[-1] if kept else None
+        if cell.get('id') in solved: options(cell, code_fold=True, code_summary='Solution')
+        if 'show_doc(' in text and '#| echo: false' in text:
+            after = nb['cells'][i + 1] if i + 1 < len(nb['cells']) else {}
+            if 'Exported source' in ''.join(after.get('source', '')) and after.get('id') not in solved: continue
+            for out in cell['outputs']:       # the signature of what is to be written, without a heading of its own
+                shown = ''.join(out['data'].get('text/markdown', ''))
+                out['data']['text/markdown'] = re.sub(r'\A---\n\n|^### .*\n\n', '', shown, flags=re.M)
+        if is_setup(cell):
+            if before and before.get('setup'): before['source'] += '\n' + text; continue
+            options(cell, code_fold=True, code_summary='Set-up')
+            cell['setup'] = True
+        elif cell.get('id') in solved: pass
+        elif cell['cell_type'] == 'code' and '#| echo: false' not in text and (n := len([l for l in text.splitlines() if not l.startswith('#|')])) > LONG:
+            options(cell, code_fold=True, code_summary=f"{'Exported source' if 'Exported source' in text else 'Code'}, {n} lines")
+        elif is_check(cell): options(cell, code_fold=True, code_summary='Checks')
+        elif is_drawing(cell): options(cell, code_fold=True, code_summary='Code of the figure')
+        kept.append(cell)
+    for cell in kept: cell.pop('setup', None)
+    nb['cells'] = kept
+
+
+def words_for_figures(nb):
+    "Figures without `fig-alt` get the text that leads to them, and the names of their axes."
+    heading = said = ''
+    for cell in nb['cells']:
+        text = ''.join(cell['source'])
+        if cell['cell_type'] == 'markdown':
+            text = re.sub(r'<details.*?</details>|```.*?```|\$\$.*?\$\$|::: .*?:::', '', text, flags=re.S)
+            for part in filter(None, map(str.strip, re.split(r'\n\s*\n|\n(?=#)|(?<=#)\n', text))):
+                plain = ' '.join(re.sub(r'!?\[([^\]]*)\]\([^)]*\)|[`*$]|<[^>]*>', r'\1', part.lstrip('#>-| ')).split())
+                if part.startswith('#'): heading, said = plain, ''
+                elif plain: said = plain
+        if cell['cell_type'] != 'code' or 'fig-alt' in text: continue
+        if not any('image/' in ' '.join(o.get('data', {})) or '<img' in ''.join(o.get('data', {}).get('text/html', '')) for o in cell['outputs']): continue
+        axes = [a for pair in re.findall(r"""(?:set_)?xlabel\(?=?(['"])([^'"{]+)\1.*?ylabel\(?=?(['"])([^'"{]+)\3""", text, flags=re.S) for a in [f'{pair[3]} against {pair[1]}']]
+        words = said if len(said) < 240 else said[:240].rsplit(' ', 1)[0] + ' …'
+        alt = ' '.join(f'Figure: {heading}. {words} {"; ".join(dict.fromkeys(axes))}'.split())
+        options(cell, fig_alt=alt)
+        for out in cell['outputs']:
+            shown = ''.join(out.get('data', {}).get('text/html', ''))
+            if '<img' in shown: out['data']['text/html'] = re.sub(r'<img(?![^>]*\balt=)', lambda m: f'<img alt="{html.escape(alt)}"', shown)
+
+
+def tidy(nb):
+    "Drop marks of solutions, outputs that are only a style sheet, and cells of which nothing is left."
     for cell in nb['cells']:
         kept = [line for line in ''.join(cell['source']).splitlines() if line.strip() not in ('# BEGIN SOLUTION', '# END SOLUTION')]
         cell['source'] = '\n'.join(kept)
+        if cell['cell_type'] == 'markdown':     # badges that another host draws are for README alone
+            cell['source'] = re.sub(r'\[!\[[^\]]*\]\(https://[^)]*\)\]\([^)]*\) ?', '', cell['source'])
+        if 'outputs' in cell:
+            def style(o): return re.fullmatch(r'\s*<style>[^<]*</style>\s*', ''.join(o.get('data', {}).get('text/html', '')))
+            cell['outputs'] = [o for o in cell['outputs'] if not style(o)]
     nb['cells'] = [cell for cell in nb['cells'] if cell['source'].strip()]
+
+
+def own_links(text, name):
+    """nbdev links names in backticks to `<site>/attention.html#name`, a page that only it knows: lead to the reference instead.
+    `text` is a notebook as JSON."""
+    up = '../' * (len(Path(name).parts) - 1)
+    def to(m):
+        page = site/'reference'/f'{m[1]}.qmd'
+        if not page.exists(): return m[0]
+        ids = {i.lower(): i for i in re.findall(r'\{#(\S+)\}', page.read_text(encoding='utf-8'))}
+        at = ids.get((m[2] or '').lower())
+        return f'{up}reference/{m[1]}.qmd' + (f'#{at}' if at else '')
+    return re.sub(re.escape(cfg['doc_host'] + cfg['doc_baseurl']) + r'(?:\w+/)*(\w+)\.html(?:#([\w.]+))?(?=\))', to, text)
 
 
 def reference():
@@ -46,19 +204,46 @@ def reference():
     env = os.environ | {'PYTHONPATH': str(root), 'COLUMNS': '100'}
     subprocess.run([sys.executable, '-m', 'smalldocs.cli', 'api', 'build'], check=True, env=env, stdout=subprocess.DEVNULL)
     folder = site/'reference'
+    for page in folder.glob('*.qmd'): page.write_text(with_summary(page.read_text(encoding='utf-8')), encoding='utf-8')
     scripts = [line.strip().split('=') for line in cfg['console_scripts'].splitlines() if line.strip()]
     text = ['---\ntitle: Commands\ndescription: What each command of the course can do.\n---\n']
     shown = json.loads(subprocess.run([sys.executable, '-c', HELP, json.dumps(scripts)], check=True, env=env, capture_output=True, text=True).stdout)
     for (name, _), help in zip(scripts, shown): text.append(f'## {name}\n\n```text\n{help.strip()}\n```\n')
     (folder/'command_line.qmd').write_text('\n'.join(text), encoding='utf-8')
     (folder/'fastai_verbs.qmd').write_text(fastai_verbs(), encoding='utf-8')
-    rows = []
+    rows = {}
     for page in sorted(folder.glob('*.qmd')):
-        head = dict(line.split(': ', 1) for line in page.read_text(encoding='utf-8').split('---')[1].strip().splitlines())
-        if page.stem != 'index': rows.append(f'| [{head["title"].strip(chr(34))}]({page.name}) | {head.get("description", "").strip(chr(34))} |')
-    (folder/'index.qmd').write_text('---\ntitle: Reference\n---\n\nShapes are those of the course: images (B,C,H,W), tokens (B,N,D), attention weights '
-                                    '(L,B,H,T,T); T counts the class token and registers, N does not.\n\n| module | what is in it |\n|---|---|\n'
-                                    + '\n'.join(rows) + '\n', encoding='utf-8')
+        head = yaml.safe_load(page.read_text(encoding='utf-8').split('---')[1])
+        if page.stem != 'index': rows.setdefault(kind(head['title']), []).append(f'| [{head["title"]}]({page.name}) | {head.get("description", "")} |')
+    text = ['---\ntitle: Reference\ndescription: Every public name of the package, by module, and all commands.\n---\n',
+            'Shapes are those of the course: images (B,C,H,W), tokens (B,N,D), attention weights (L,B,H,T,T); T counts the class token and '
+            'registers, N does not.\n']
+    for title in GROUPS.values():
+        if title in rows: text += [f'## {title}\n', '| module | what is in it |\n|---|---|\n' + '\n'.join(rows[title]) + '\n']
+    (folder/'index.qmd').write_text('\n'.join(text), encoding='utf-8')
+
+
+GROUPS = {'lesson': 'Lessons', 'deeper': 'Deeper', 'tools': 'Tools', 'teach': 'Teach', 'other': 'Commands, and what is tested'}
+
+
+def kind(module):
+    "The heading under which the reference lists a module, by its full name."
+    sys.path.insert(0, str(root/'docs'))
+    from house import kinds
+    return GROUPS[kinds().get(module.removeprefix('vit_course.'), 'other')]
+
+
+def with_summary(text):
+    "A module's page with a table of its names at the top: each with the first sentence that is said of it."
+    _, front, body = text.split('---\n', 2)
+    rows = []
+    for m in re.finditer(r'^## (?:class )?(\S+) \{#(\S+)\}\n(.*?)(?=^## |\Z)', body, flags=re.M | re.S):
+        said = re.sub(r'```python\n.*?```', '', m[3], flags=re.S)
+        said = next((p for p in map(str.strip, said.split('\n\n')) if p and not p.startswith(('[source]', '|', '#'))), '')
+        said = re.split(r'(?<!Eq)(?<!App)(?<!Fig)(?<!etc)\.\s(?=[A-Z`])', ' '.join(said.split()))[0].rstrip('.').replace('|', '\\|')
+        rows.append(f'| [`{m[1]}`](#{m[2]}) | {said} |')
+    table = '| name | what it is |\n|---|---|\n' + '\n'.join(rows) + '\n\n' if rows else ''
+    return f'---\n{front}---\n\n{table}{body.lstrip()}'
 
 
 def fastai_verbs(results=root/'report'/'results'):
@@ -95,9 +280,10 @@ def explorer():
 
 if __name__ == '__main__':
     shutil.copytree(root/'nbs'/'images', site/'images', dirs_exist_ok=True, ignore=shutil.ignore_patterns('*.py'))
-    for path in site.rglob('*.ipynb'):
-        nb = json.loads(path.read_text(encoding='utf-8'))
-        add_links(nb, path.relative_to(site).as_posix()); hide_markers(nb)
-        path.write_text(json.dumps(nb, ensure_ascii=False), encoding='utf-8')
     explorer()
     reference()
+    read = {name: json.loads((site/name).read_text(encoding='utf-8')) for name in order()}
+    titles = {name: numbered(name, front_matter(nb)['title']) for name, nb in read.items()}
+    for name, nb in read.items():
+        fold(nb, solutions(root/'nbs'/name)); words_for_figures(nb); tidy(nb); add_links(nb, name, titles)
+        (site/name).write_text(own_links(json.dumps(nb, ensure_ascii=False), name), encoding='utf-8')

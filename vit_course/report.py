@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['vit_config', 'model_table', 'best_run', 'images_for', 'as_input', 'attention_figures', 'missing', 'Report',
            'build_report', 'report_and_say', 'Run', 'find_runs', 'experiment_tables', 'show_study', 'plot_curves',
-           'confusion_figure', 'appendix', 'Table', 'Code', 'show_count', 'Figure', 'STYLE', 'LINES', 'escape',
-           'ReportError']
+           'architecture_figure', 'confusion_figure', 'appendix', 'Table', 'Code', 'show_count', 'Figure', 'STYLE',
+           'LINES', 'escape', 'ReportError']
 
 # %% ../nbs/12_report.ipynb #a8739f42
 import json, math, re, sys
@@ -27,16 +27,17 @@ from .tools.run_folder import write_atomic
 from .tools.runs import SweepError, lists_to_tuples
 from .tools.report_notebook import (QUESTIONS, answered, check_lastname,
     check_tools, execute, put_answers, read_answers, read_notebook, sections)
-from .tools.report_runs import (Run, appendix, command_of, confusion_figure,
-    experiment_tables, find_runs, plot_curves, read_run, read_study, show_study)
+from vit_course.tools.report_runs import (Run, appendix, architecture_figure,
+    command_of, confusion_figure, experiment_tables, find_runs, plot_curves, read_run,
+    read_study, show_study)
 from .tools.typesetting import (LINES, STYLE, WIDTH, Code, Figure, Table,
     ReportError, blocks_of, escape, flatten, scrub, show_count, typeset, typst_source)
 from .vit import (CONFIGS, ViTConfig, VisionTransformer, count_flops,
                             count_parameters)
 # the notebook of a report has them from here
 _all_ = ['Run', 'find_runs', 'experiment_tables', 'show_study', 'plot_curves',
-         'confusion_figure', 'appendix', 'Table', 'Code', 'show_count', 'Figure',
-         'STYLE', 'LINES', 'escape', 'ReportError']
+         'architecture_figure', 'confusion_figure', 'appendix', 'Table', 'Code',
+         'show_count', 'Figure', 'STYLE', 'LINES', 'escape', 'ReportError']
 
 # %% ../nbs/12_report.ipynb #88bebee3
 def vit_config(run:Run)->ViTConfig|None: # None: the run did not train a whole ViT
@@ -163,14 +164,15 @@ def attention_figures(run:Run, images:str|Path=None)->list[Figure]:
         if not figures: figures.append(_procedure(name, image, weights, grid, n))
         L, _, H = weights.shape[:3]
         with plt.rc_context(STYLE):
-            wide = min(WIDTH, 1.2 + .95*H)
+            wide = min(WIDTH, 1.2 + .55*H)
             high = 1.3 + (wide - 1.2)*L*(grid[0]/grid[1] + .2)/H
             fig = plt.figure(figsize=(wide, min(8.4, high)), layout='constrained')
             show_heads(weights[:, 0], grid, n, fig=fig)
         k = predicted.argmax().item()
+        name_of = escape(report.classes[k]) if report.classes else f"class {k}"
         kept = 100*prefix_mass(weights[:, 0, :, 0], n).mean()
         figures.append(Figure(fig,
-            f"Every head on {escape(name)} (prediction: class {k}, "
+            f"Every head on {escape(name)} (prediction: {name_of}, "
             f"probability {predicted[k]:.2f}). "
             "What the class token looks at, each map on its own colour scale up to "
             "its 98th percentile, its largest weight above it; on average "

@@ -66,6 +66,12 @@ def small(png, limit=300_000):
     raise SystemExit(f'{file.tell():,} bytes with {colours} colours')
 
 
+def card():
+    "What others show of a link to the site (og:image): the upper part of explorer.png, 1200 × 630."
+    image = Image.open(HERE/'explorer.png').convert('RGB')
+    image.crop((0, 0, image.width, image.width*630//1200)).resize((1200, 630), Image.Resampling.LANCZOS).quantize(128).save(HERE/'card.png', optimize=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--weights', default=str(ROOT.parent/'shared'/'weights'/'dinov2_small_fp16.safetensors'))
@@ -94,6 +100,7 @@ def main():
             (HERE/name).write_bytes(png)
             print(f'{name}: {len(png)/1e3:.0f} kB, {Image.open(io.BytesIO(png)).size}')
         browser.close()
+    card()
 
 
 if __name__ == '__main__': main()

@@ -222,13 +222,13 @@ def check_folder(
     return Check('folder', 'ok', f"can write into {folder.name or folder}")
 
 # %% ../../nbs/tools/doctor.ipynb #dfea2a69
-LESSONS = ('nbdev', 'timm', 'scikit-image', 'optuna', 'ipykernel')
+LESSONS = ('jupyterlab', 'timm', 'scikit-image', 'optuna', 'ipykernel')
 
 def check_lessons(missing): # names of packages
     "Is everything there that the notebooks use beside the package?"
     if not missing: return Check('notebooks', 'ok', 'all that they need is here')
     message = f"they need {', '.join(missing)}"
-    return Check('notebooks', 'warning', message, 'pip install -U "vit_course[dev]"')
+    return Check('notebooks', 'warning', message, 'pip install -U "vit_course[learn]"')
 
 # %% ../../nbs/tools/doctor.ipynb #ad46406d
 def _import_error(name, versions, errors):

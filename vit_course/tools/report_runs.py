@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Run', 'read_run', 'find_runs', 'read_study', 'command_of', 'appendix', 'experiment_table', 'experiment_tables',
-           'show_study', 'plot_curves', 'confusion_figure']
+           'show_study', 'architecture_figure', 'plot_curves', 'confusion_figure']
 
 # %% ../../nbs/tools/report_runs.ipynb #1d21b647
 import csv, json, re, shlex
@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
 import torch
+from ..patches import pair
 from ..experiments import format_table, plot_results, results_table
 from ..studies import STUDIES
 from .config import FREE, RECIPES, FinetuneConfig
@@ -248,11 +249,11 @@ def show_study(source:str|Path # a study of chapter 8: its folder, or a JSON fil
     name = re.sub('_(tiny|laptop|gpu)$', r', \1 size', name)
     asked = next((STUDIES[k].question for k in STUDIES if name.startswith(k)), None)
     with plt.rc_context(STYLE):
-        fig, axes = plt.subplots(1, 3, figsize=(WIDTH, 2.9), layout='constrained')
+        fig, axes = plt.subplots(1, 3, figsize=(WIDTH, 2.2), layout='constrained')
         plot_results(source, axes=axes)
         for ax in axes:
             ax.xaxis.label.set_size(7.5)
-            ax.tick_params(labelsize=6.5)
+            ax.tick_params(labelsize=6)
         dashes = ('-', '--', ':', '-.') * 9
         for line, dash in zip(axes[0].lines, dashes): line.set(lw=1.1, ls=dash)
         _one_legend(fig, axes)
@@ -260,6 +261,43 @@ def show_study(source:str|Path # a study of chapter 8: its folder, or a JSON fil
     return [experiment_table(source, f"{what}{': ' + escape(asked) if asked else ''}"),
             Figure(fig, f"{what}. Left: validation accuracy, mean and range over seeds. Middle: "
                         "each run (grey) and their means. Right: accuracy against time.")]
+
+# %% ../../nbs/tools/report_runs.ipynb #a7c40f10
+def architecture_figure(cfg,      # a `ViTConfig`
+                        name:str  # of the model, for the caption
+                       )->Figure:
+    "The model as a row of boxes, with the numbers of this very one."
+    import matplotlib.pyplot as plt
+    (h, w), (p, q), (H, W) = cfg.grid, pair(cfg.patch_size), pair(cfg.img_size)
+    if cfg.hybrid: first = f"ResNet stem\n{'+'.join(map(str, cfg.hybrid))} units"
+    else: first = f"patches of\n{p} × {q} → {cfg.dim}"
+    extra = f"class token\n+ {cfg.registers} registers" if cfg.registers else 'class token'
+    boxes = [f"image\n{H} × {W} × {cfg.in_chans}", first,
+             f"{h} × {w} tokens\n+ {extra}\n+ positions", '', f"LayerNorm\n{cfg.pool} → head",
+             f"{cfg.num_classes} logits"]
+    with plt.rc_context(STYLE):
+        fig, ax = plt.subplots(figsize=(WIDTH, 1.35), layout='constrained')
+        ax.set(xlim=(0, 126), ylim=(0, 27))
+        ax.axis('off')
+        left = 0
+        for i, (text, width) in enumerate(zip(boxes, (16, 17, 20, 36, 16, 11))):
+            ax.add_patch(plt.Rectangle((left, 1), width, 25, fc='0.95', ec='k', lw=.7))
+            ax.text(left + width/2, 13.5, text, ha='center', va='center', fontsize=6.5)
+            if i == 3:
+                for k, part in enumerate((f"LayerNorm · attention, {cfg.heads} heads · add",
+                                          f"LayerNorm · MLP, {cfg.mlp_dim} wide · add")):
+                    ax.add_patch(plt.Rectangle((left + 1.5, 13.5 - 9*k), width - 3, 7.5, fc='w',
+                                               ec='k', lw=.5))
+                    ax.text(left + width/2, 17.2 - 9*k, part, ha='center', va='center',
+                            fontsize=5.8)
+                ax.text(left + width/2, 23.6, f"encoder block, × {cfg.depth}", ha='center',
+                        va='center', fontsize=6.5)
+            if i: ax.annotate('', (left, 13.5), (left - 2, 13.5),
+                              arrowprops=dict(arrowstyle='->', lw=.7, shrinkA=0, shrinkB=0))
+            left += width + 2
+    return Figure(fig, f"{escape(name)}: width {cfg.dim}, {cfg.depth} blocks, from the pixels of "
+                       "an image to the numbers of the classes.")
+
 
 # %% ../../nbs/tools/report_runs.ipynb #6318506e
 def _best_of_each(runs, most):
