@@ -49,10 +49,10 @@ def opened(site):
             found[name]['narrow'] = page.evaluate(MEASURE)
             page.set_viewport_size(dict(width=360, height=844))
             found[name]['pixels'] = page.evaluate('document.documentElement.scrollWidth')
+            if name != 'explorer.html': page.add_style_tag(content='* { transition: none !important }')
             page.emulate_media(color_scheme='dark')
             page.evaluate("document.documentElement.classList.add('quarto-dark')")      # as the page's script does when it is opened in the dark
             if name != 'explorer.html':
-                page.add_style_tag(content='* { transition: none !important }')
                 page.wait_for_function("getComputedStyle(document.body).backgroundColor != 'rgb(255, 255, 255)'", timeout=10_000)
             found[name] |= dict(dark=page.evaluate(CONTRAST), complaints=list(complaints))
     server.shutdown()
@@ -167,7 +167,7 @@ def test_the_way_is_shown_at_the_top_and_the_end(site):
 
 def test_solutions_and_setup_are_folded(site):
     setups = 0
-    for page in sorted(site.glob('[0-9]*.html')):
+    for page in sorted(site.glob('[0-9][0-9]*_*.html')):
         text = page.read_text(encoding='utf-8')
         source = json.loads((ROOT/'nbs'/page.with_suffix('.ipynb').name).read_text(encoding='utf-8'))['cells']
         inside, solutions = False, []
