@@ -45,7 +45,8 @@ def stand_alone(site):
 def lines(output):
     "Attributes of a text's box: its lines may be broken, but not where words stand in columns; those get a font that fits."
     columns = [line for line in output.splitlines() if re.search(r'\S {2,}\S|[│|┃]', line)]
-    return ' class="wraps"' if len(columns) < 2 else f' class="columns" tabindex="0" style="--chars: {max(map(len, output.splitlines()))}"'
+    longest = max(map(len, output.splitlines()), default=0)
+    return ' class="wraps"' if len(columns) < 2 or longest > 130 else f' class="columns" tabindex="0" style="--chars: {longest}"'
 
 
 def math_font(path, signs):

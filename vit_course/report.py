@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['vit_config', 'model_table', 'best_run', 'images_for', 'as_input', 'attention_figures', 'missing', 'Report',
            'build_report', 'report_and_say', 'Run', 'find_runs', 'experiment_tables', 'show_study', 'plot_curves',
-           'architecture_figure', 'confusion_figure', 'appendix', 'Table', 'Code', 'show_count', 'Figure', 'STYLE',
-           'LINES', 'escape', 'ReportError']
+           'confusion_figure', 'appendix', 'Table', 'Code', 'show_count', 'Figure', 'STYLE', 'LINES', 'escape',
+           'ReportError']
 
 # %% ../nbs/12_report.ipynb #a8739f42
 import json, math, re, sys
@@ -27,17 +27,16 @@ from .tools.run_folder import write_atomic
 from .tools.runs import SweepError, lists_to_tuples
 from .tools.report_notebook import (QUESTIONS, answered, check_lastname,
     check_tools, execute, put_answers, read_answers, read_notebook, sections)
-from vit_course.tools.report_runs import (Run, appendix, architecture_figure,
-    command_of, confusion_figure, experiment_tables, find_runs, plot_curves, read_run,
-    read_study, show_study)
+from .tools.report_runs import (Run, appendix, command_of, confusion_figure,
+    experiment_tables, find_runs, plot_curves, read_run, read_study, show_study)
 from .tools.typesetting import (LINES, STYLE, WIDTH, Code, Figure, Table,
     ReportError, blocks_of, escape, flatten, scrub, show_count, typeset, typst_source)
 from .vit import (CONFIGS, ViTConfig, VisionTransformer, count_flops,
                             count_parameters)
 # the notebook of a report has them from here
 _all_ = ['Run', 'find_runs', 'experiment_tables', 'show_study', 'plot_curves',
-         'architecture_figure', 'confusion_figure', 'appendix', 'Table', 'Code',
-         'show_count', 'Figure', 'STYLE', 'LINES', 'escape', 'ReportError']
+         'confusion_figure', 'appendix', 'Table', 'Code', 'show_count', 'Figure',
+         'STYLE', 'LINES', 'escape', 'ReportError']
 
 # %% ../nbs/12_report.ipynb #88bebee3
 def vit_config(run:Run)->ViTConfig|None: # None: the run did not train a whole ViT
