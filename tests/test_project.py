@@ -40,6 +40,23 @@ def test_package_has_no_solution_markers(path):
     assert not re.search(r'^\s*#.*SOLUTION', path.read_text(encoding='utf-8'), re.M)
 
 
+def behind_the_title(path):
+    "Text in the first cell behind title and description: nbdev makes front matter of that cell and drops the rest on the website."
+    source = ''.join(json.loads(path.read_text(encoding='utf-8'))['cells'][0]['source'])
+    return re.sub(r'^# [^\n]*\n\s*(> [^\n]*\n?)*', '', source).strip()
+
+
+@pytest.mark.parametrize('name', ['00_setup', '01_patches', '02_attention', '03_encoder', '04_vit', '04b_variants', '05_checkpoints', '11_questions', 'index'])
+def test_the_website_shows_the_introduction(name):
+    assert not behind_the_title(ROOT/'nbs'/f'{name}.ipynb'), 'give the introduction a cell of its own'
+
+
+def test_text_behind_a_title_is_found(tmp_path):
+    for source, text in (('# A\n\n> b', ''), ('# A\n> b\n\nLost.', 'Lost.'), ('# A\n\nLost.', 'Lost.')):
+        (tmp_path/'x.ipynb').write_text(json.dumps(dict(cells=[dict(source=source)])))
+        assert behind_the_title(tmp_path/'x.ipynb') == text
+
+
 def test_readme_is_the_index_notebook():
     from readme import readme
     assert (ROOT/'README.md').read_text(encoding='utf-8') == readme(), 'README.md is out of date: run `python tests/readme.py`'
