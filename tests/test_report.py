@@ -154,6 +154,7 @@ MISTAKES = {
     'study is no study': (['--study', 's.json'], lambda h: (h/'s.json').write_text('{}'), '--study s.json cannot be read'),
     'no folder of images': (['--images', 'mine'], None, 'mine is no folder'),
     'a folder without images': (['--images', 'mine'], lambda h: (h/'mine').mkdir(), 'mine has no images'),
+    'a folder of files that are not read': (['--images', 'mine'], lambda h: ((h/'mine').mkdir(), (h/'mine'/'notes.txt').write_text('x')), 'mine has no images in it, but 1 .txt'),
     'an image that is none': (['--images', 'mine'], lambda h: bad_image(h/'mine'), 'not an image that can be read'),
     'out is a file': ([], lambda h: (h/'report').write_text(''), 'report'),
 }

@@ -21,7 +21,7 @@ from .attention_maps import (attention_maps, evaluating, overlay, prefix_mass,
 from .checkpoints import CheckpointError, load_checkpoint
 from .data import Batches, DataError, ImageSet, load_splits
 from .tools.hub import SCALES, scale_of
-from .tools.image_files import SUFFIXES, open_image
+from .tools.image_files import image_paths, open_image
 from .patches import pair
 from .tools.run_folder import write_atomic
 from .tools.runs import SweepError, lists_to_tuples
@@ -91,21 +91,17 @@ def _resize(image, size): # -> uint8 (h,w,3)
     return b.to_image(b.one_batch()[0])[0]
 
 def _list_images(folder):
-    "At most eight images in a folder, by name. ReportError when there are none."
-    folder = Path(folder)
-    if not folder.is_dir():
+    """At most eight images in a folder, by name. ReportError for something else, DataError
+    when there are none, which says what is there instead."""
+    if not Path(folder).is_dir():
         raise ReportError(f"{folder} is no folder: give --images a folder with images")
-    found = sorted(p for p in folder.iterdir()
-                   if p.suffix.lower() in SUFFIXES and not p.name.startswith('.'))
-    if not found:
-        raise ReportError(f"{folder} has no images ({', '.join(sorted(SUFFIXES))})")
-    return found[:_MAX_IMAGES]
+    return image_paths([folder])[0][:_MAX_IMAGES]
 
 def images_for(run:Run,              # whose model will see them
                images:str|Path=None  # a folder; None: digits, or photographs
               )->list[tuple[str,torch.Tensor]]: # name, uint8 (h,w,3) of its size
     """The images to look at, at most eight. DataError for one that cannot be read,
-    ReportError for a folder without any."""
+    or a folder without any."""
     size = pair(vit_config(run).img_size)
     if images:
         return [(p.name, _resize(open_image(p), size)) for p in _list_images(images)]
