@@ -46,9 +46,9 @@ def behind_the_title(path):
     return re.sub(r'^# [^\n]*\n\s*(> [^\n]*\n?)*', '', source).strip()
 
 
-@pytest.mark.parametrize('name', ['00_setup', '01_patches', '02_attention', '03_encoder', '04_vit', '04b_variants', '05_checkpoints', '11_questions', 'index'])
-def test_the_website_shows_the_introduction(name):
-    assert not behind_the_title(ROOT/'nbs'/f'{name}.ipynb'), 'give the introduction a cell of its own'
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_the_website_shows_the_introduction(path):
+    assert not behind_the_title(path), 'give the introduction a cell of its own'
 
 
 def test_text_behind_a_title_is_found(tmp_path):
