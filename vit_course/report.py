@@ -91,8 +91,8 @@ def _resize(image, size): # -> uint8 (h,w,3)
     return b.to_image(b.one_batch()[0])[0]
 
 def _list_images(folder):
-    """At most eight images in a folder, by name. ReportError for something else, DataError
-    when there are none, which says what is there instead."""
+    """At most eight images in a folder, by name. ReportError for something else;
+    DataError when there are none, which says what is there instead."""
     if not Path(folder).is_dir():
         raise ReportError(f"{folder} is no folder: give --images a folder with images")
     return image_paths([folder])[0][:_MAX_IMAGES]
