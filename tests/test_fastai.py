@@ -559,7 +559,9 @@ def test_shipped_checkpoint_on_cifar(tmp_path):
             split, *rest = member.name.removeprefix('./').split('/')
             if len(rest) == 2 and kept.setdefault((split, rest[0]), 0) < 20:
                 kept[split, rest[0]] += 1
-                tar.extract(member, tmp_path, filter='data')
+                file = tmp_path/split/rest[0]/rest[1]
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(tar.extractfile(member).read())
     dls = ImageDataLoaders.from_folder(tmp_path, valid='test', num_workers=0, device=torch.device('cpu'))
     learn = vit_learner(dls, 'ViT-tiny_4', 'vit-tiny-4-cifar10', metrics=accuracy)
     learn.no_bar().__enter__()
