@@ -1,5 +1,5 @@
 "The website: built without Quarto, every link and anchor followed, every page opened in a browser, narrow and wide."
-import functools, http.server, importlib.util, json, os, re, shutil, subprocess, sys, threading
+import ast, functools, http.server, importlib.util, json, os, re, shutil, subprocess, sys, threading
 
 import pytest
 from conftest import ROOT
@@ -166,6 +166,14 @@ def test_the_way_is_shown_at_the_top_and_the_end(site):
     assert 'page-links' in first and 'page-links' in last
 
 
+def only_imports(cell):
+    "Is this a visible cell of nothing but imports?"
+    s = ''.join(cell['source'])
+    if cell['cell_type'] != 'code' or '#|' in s or re.search('^[%!]', s, re.M): return False
+    lines = ast.parse(s).body
+    return bool(lines) and all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in lines)
+
+
 def test_solutions_and_setup_are_folded(site):
     setups = 0
     for page in sorted(site.glob('[0-9][0-9]*_*.html')):
@@ -177,7 +185,9 @@ def test_solutions_and_setup_are_folded(site):
             if c['cell_type'] == 'raw' and 'SOLUTION' in s: inside = 'BEGIN' in s
             elif c['cell_type'] == 'code' and ('# BEGIN SOLUTION' in s or inside) and not re.search(r'^#\|\s*(export|hide)\s*$', s, re.M): solutions.append(s)
         assert len(re.findall(r'<details class="code-fold">\s*<summary>Solution</summary>', text)) == len(solutions), page.name
-        setups += '<details class="code-fold">\n<summary>Set-up</summary>' in text
+        if any(map(only_imports, source)):
+            assert '<details class="code-fold">\n<summary>Set-up</summary>' in text, page.name
+            setups += 1
     assert setups > 8
 
 

@@ -572,6 +572,17 @@ def test_shipped_checkpoint_on_cifar(tmp_path):
     assert loss == pytest.approx(our_loss, abs=1e-4) and acc == pytest.approx(our_acc)
 
 
+def test_the_loss_of_a_step_is_a_plain_tensor(tmp_path):
+    "fastai's losses make a `TensorBase`, and each operation on one takes a detour."
+    class Types(Callback):
+        seen = set()
+        def before_backward(self): self.seen.update(map(type, (self.loss, self.loss_grad)))
+    cfg = FinetuneConfig('x', dataset='digits', model_type='ViT-digits', num_steps=2, device='cpu', output_dir=str(tmp_path), set=SMALL)
+    learn, types = get_learner(cfg), Types()
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, cbs=types)
+    assert types.seen == {torch.Tensor}
+
+
 def test_verbs_are_counted():
     sys.path.insert(0, str(ROOT/'benchmarks'))
     from fastai_verbs import verbs

@@ -532,7 +532,7 @@ class View {
     this.controls.scale.checked = this.get('scale') === 'shared';
     if (this.controls.sharp) this.controls.sharp.checked = !this.get('sharp');
     const refused = (maps[0].relevance ? '' : ` No relevance: ${maps[0].why ?? 'this model has no classes'}.`)
-      + (maps[0].tokens <= MOST_TOKENS ? '' : ` No links are cut: more than ${MOST_TOKENS} tokens.`);
+      + (this.get('method') !== 'rollout' || maps[0].tokens <= MOST_TOKENS ? '' : ` No links are cut: more than ${MOST_TOKENS} tokens.`);
     this.hint.textContent = `Point at a patch: all maps show what it attends to. ${METHODS[this.get('method')]}${refused}`;
     this.root.style.setProperty('--vx-opacity', this.get('opacity'));
     this.root.classList.toggle('vx-smooth', this.get('interpolation') === 'bilinear');

@@ -271,9 +271,10 @@ def architecture_figure(cfg,      # a `ViTConfig`
     (h, w), (p, q), (H, W) = cfg.grid, pair(cfg.patch_size), pair(cfg.img_size)
     if cfg.hybrid: first = f"ResNet stem\n{'+'.join(map(str, cfg.hybrid))} units"
     else: first = f"patches of\n{p} × {q} → {cfg.dim}"
-    extra = f"class token\n+ {cfg.registers} registers" if cfg.registers else 'class token'
+    extra = ['class token', *[f"{cfg.registers} registers"] * (cfg.registers > 0),
+             *['positions'] * (cfg.pos_embed != 'none')]
     boxes = [f"image\n{H} × {W} × {cfg.in_chans}", first,
-             f"{h} × {w} tokens\n+ {extra}\n+ positions", '', f"LayerNorm\n{cfg.pool} → head",
+             '\n+ '.join([f"{h} × {w} tokens", *extra]), '', f"LayerNorm\n{cfg.pool} → head",
              f"{cfg.num_classes} logits"]
     with plt.rc_context(STYLE):
         fig, ax = plt.subplots(figsize=(WIDTH, 1.35), layout='constrained')
