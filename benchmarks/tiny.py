@@ -10,7 +10,10 @@ Behind other work, in a folder outside of the repository:
 A run that was stopped or killed goes on with the same command. `kill -STOP` and `kill -CONT` pause it. The learning rate
 stays at its peak for the first four fifths of the steps (wsd), and until then --num_steps may change: a larger one
 prolongs the run; one of 5/4 of the steps made begins the decay (a smaller one says the least that is possible). To
-have a checkpoint and still go on, copy RUNS first and let the copy decay."""
+have a checkpoint and still go on, copy RUNS first and let the copy decay.
+
+`--weights vit-tiny-4-cifar10` begins with the checkpoint that ships, where its run folder is gone: a new warm-up, a new
+order of images (`--seed`), the same images held out. The card says what came before, and counts all images."""
 import argparse, hashlib, json, sys, tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -56,6 +59,14 @@ def examine(model, dl, classes, change=lambda x: x):
                 accuracy_by_class=dict(zip(classes, (confusion.diag() / confusion.sum(1)).tolist())), confusion=confusion.tolist())
 
 
+def earlier(args):
+    "What the card says of the runs whose weights this one began with, the oldest first."
+    if not args.weights: return []
+    card = json.loads((ROOT/'vit_course'/f'{args.weights}.json').read_text())
+    kept = 'sha256', 'date', 'commit', 'command', 'settings'
+    return card.get('earlier', []) + [dict({k: card[k] for k in kept}, images=card['run']['images'], test_accuracy=card['test']['accuracy'])]
+
+
 def ship(cfg, result, args):
     "Weights in float16, and the card: what they are, how they were made, and what they can do."
     dls = trial_learner(cfg).dls
@@ -71,11 +82,13 @@ def ship(cfg, result, args):
                for kind, amounts in CHANGES.items() for amount in amounts]
     head, *rows = (line.split(',') for line in (folder/'metrics.csv').read_text().splitlines())
     settings = {k: v for k, v in asdict(cfg).items() if v is not None and k not in ('output_dir', 'data_dir', 'resume', 'name', 'local_rank')}
+    before = earlier(args)
     table([dict(images='all, as they are', accuracy=100*on_test['accuracy'])] + [dict(images=f"{r['kind']} {r['amount']}", accuracy=100*r['accuracy']) for r in changed])
     write_result(path.with_suffix('.json'), model=NAME, model_type='ViT-tiny_4', parameters=count_parameters(shipped), classes=classes, data=args.data_name,
                  bytes=path.stat().st_size, sha256=hashlib.sha256(path.read_bytes()).hexdigest(), train_images=len(dls.train.dataset), valid_images=len(valid.dataset),
                  test_images=len(test.dataset), steps_with_half_of_the_patches=decay_start(cfg.num_steps)*args.half_the_patches,
                  valid_accuracy=examine(shipped, valid, classes)['accuracy'], test=on_test, changed=changed, changed_images=len(some.dataset), settings=settings, run=asdict(result),
+                 earlier=before, images=result.images + sum(run['images'] for run in before),
                  curve=[dict(zip(head, map(float, row))) for row in rows])
 
 
@@ -86,11 +99,13 @@ if __name__ == '__main__':
     p.add_argument('--train_batch_size', type=int, default=256); p.add_argument('--eval_every', type=int, default=1000)
     p.add_argument('--learning_rate', type=float, default=3e-3); p.add_argument('--weight_decay', type=float, default=0.05); p.add_argument('--min_area', type=float, default=0.35)
     p.add_argument('--label_smoothing', type=float, default=0.1); p.add_argument('--mixup', type=float, default=0.); p.add_argument('--drop_path', type=float, default=0.)
+    p.add_argument('--weights', choices=[NAME], help='begin with the checkpoint that ships')
+    p.add_argument('--no_bf16', dest='bf16', action='store_false', help='float32: faster where a processor has no bfloat16 of its own')
     p.add_argument('--half_the_patches', action='store_true', help='see half of the patches of each image, until the decay')
     p.add_argument('--seed', type=int, default=1); p.add_argument('--device'); p.add_argument('--output_dir', default='output'); p.add_argument('--out', type=Path, default=ROOT/'vit_course')
     args = p.parse_args()
 
-    cfg = TrialConfig(NAME, dataset='folder' if args.data_dir else 'cifar10', data_dir=args.data_dir or 'data', model_type='ViT-tiny_4', optimizer='muon', bf16=True, resume=True,
+    cfg = TrialConfig(NAME, dataset='folder' if args.data_dir else 'cifar10', data_dir=args.data_dir or 'data', model_type='ViT-tiny_4', optimizer='muon', bf16=args.bf16, resume=True, pretrained_dir=args.weights,
                       decay_type='wsd', eval_batch_size=500, set=dict(drop_path=args.drop_path), label_smoothing=args.label_smoothing, mixup=args.mixup or None,
                       **{k: getattr(args, k) for k in ('num_steps', 'train_batch_size', 'eval_every', 'learning_rate', 'weight_decay', 'min_area', 'seed', 'device', 'output_dir')})
     try:

@@ -94,6 +94,12 @@ def test_the_shipped_checkpoint_can_be_made(tmp_path):
     assert card['classes'] == list('abcdefghij') and card['run']['steps'] == 4 == len(card['curve'])*2 and len(card['changed']) == 10
     from vit_course.checkpoints import load_checkpoint
     assert load_checkpoint(None, tmp_path/'vit-tiny-4-cifar10.safetensors').classes == card['classes']
+    args += ['--weights', 'vit-tiny-4-cifar10', '--no_bf16', '--output_dir', 'onward']      # begins with the one that ships
+    p = subprocess.run([sys.executable, str(ROOT/'benchmarks'/'tiny.py'), *args], cwd=tmp_path, capture_output=True, text=True)
+    assert p.returncode == 0, p.stderr
+    shipped, onward = (json.loads((folder/'vit-tiny-4-cifar10.json').read_text()) for folder in (ROOT/'vit_course', tmp_path))
+    assert onward['earlier'][-1]['sha256'] == shipped['sha256'] and onward['settings']['pretrained_dir'] == 'vit-tiny-4-cifar10'
+    assert onward['images'] == sum(run['images'] for run in onward['earlier']) + 4*8 and not onward['settings']['bf16']
 
 
 def test_all_of_it_in_three_calls():

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MicroBatchGradientAccumulation', 'AutocastMixedPrecision', 'StepParamScheduler', 'RestoreAfterLRFind',
-           'DeviceAvgMetric', 'DeviceAvgSmoothLoss']
+           'DeviceAvgMetric', 'DeviceAvgSmoothLoss', 'PlainCrossEntropyLoss']
 
 # %% ../nbs/07b_under_the_hood.ipynb #076c9fdf
 import warnings
@@ -17,6 +17,7 @@ with warnings.catch_warnings():
     from fastai.callback.schedule import LRFinder, ParamScheduler
     from fastai.callback.training import GradientAccumulation
     from fastai.learner import AvgMetric, AvgSmoothLoss
+    from fastai.losses import CrossEntropyLossFlat
 from .tools.distributed import current_group, upcast
 
 # %% ../nbs/07b_under_the_hood.ipynb #a192fc6f
@@ -50,10 +51,7 @@ class AutocastMixedPrecision(MixedPrecision):
         self.leave()                    # an exception may have left it on
         self.autocast = torch.autocast(self.kind, self.dtype, self.dtype is not None)
         self.autocast.__enter__()
-    def after_loss(self):
-        self.leave()                    # backward chooses its own types
-        for name in 'loss', 'loss_grad':   # fastai's `TensorBase` is slower
-            setattr(self.learn, name, getattr(self, name).as_subclass(torch.Tensor))
+    def after_loss(self): self.leave()  # backward chooses its own types
     def after_batch(self): self.leave()
     def after_step(self): pass
     def after_fit(self): self.leave()
@@ -136,3 +134,9 @@ class DeviceAvgSmoothLoss(AvgSmoothLoss):
         self.count += 1
         loss = upcast(learn.loss.mean())
         self.val = torch.lerp(loss, self.val.to(loss), self.beta)
+
+# %% ../nbs/07b_under_the_hood.ipynb #70e26fc4
+class PlainCrossEntropyLoss(CrossEntropyLossFlat):
+    """fastai's `CrossEntropyLossFlat` for logits (B,K) and classes (B,), and the loss
+    is a plain tensor."""
+    def __call__(self, logits, y, **kwargs): return self.func(logits, y, **kwargs)

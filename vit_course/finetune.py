@@ -21,7 +21,8 @@ from fastcore.meta import delegates
 from torch import nn
 from .callbacks import (AutocastMixedPrecision, DeviceAvgMetric,
                                   DeviceAvgSmoothLoss, MicroBatchGradientAccumulation,
-                                  RestoreAfterLRFind, StepParamScheduler)
+                                  PlainCrossEntropyLoss, RestoreAfterLRFind,
+                                  StepParamScheduler)
 from .checkpoints import load_checkpoint
 from .data import get_dls, make_generator
 from .patches import pair
@@ -168,7 +169,8 @@ def get_learner(
         opt = make_optimizer(model, cfg.optimizer, lr, cfg.weight_decay, cfg.bf16)
         return OneGroupOptimWrapper(opt=opt)
     cbs = [cb for cb in shortcuts if cb] + _make_callbacks(cfg, model)
-    learn = vit_learner(dls, model, opt_func=opt_func, lr=cfg.learning_rate, cbs=cbs,
+    learn = vit_learner(dls, model, loss_func=PlainCrossEntropyLoss(), cbs=cbs,
+                        opt_func=opt_func, lr=cfg.learning_rate,
                         metrics=DeviceAvgMetric(accuracy), splitter=trainable_params)
     learn.recorder.loss = DeviceAvgMetric()
     learn.recorder.smooth_loss = DeviceAvgSmoothLoss(beta=0.98)
