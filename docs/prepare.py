@@ -8,6 +8,8 @@ from pathlib import Path
 
 import yaml
 
+from setup_cells import sets_up, statements
+
 root, site = Path(__file__).resolve().parent.parent, Path.cwd()
 ini = configparser.ConfigParser(delimiters=['='])
 ini.read(root/'settings.ini', encoding='utf-8')
@@ -87,20 +89,12 @@ def options(cell, **new):
     cell['source'] = '\n'.join([f"#| {k.replace('_', '-')}: {json.dumps(v, ensure_ascii=False)}" for k, v in new.items()] + [l for l in lines if keeps(l)])
 
 
-SETTINGS = re.compile(r'(plt\.rcParams|torch\.(manual_seed|set_\w+)|np\.set_printoptions|warnings\.|logging\.|set_seed|set_matplotlib)')
-
-
 def is_setup(cell):
     "Is this a code cell of imports and settings, which shows nothing?"
-    if cell['cell_type'] != 'code' or cell['outputs']: return False
-    code = '\n'.join(line for line in ''.join(cell['source']).splitlines() if not line.startswith(('%', '!')))
-    if '#| ' in code: return False
-    def plain(n):
-        if isinstance(n, (ast.Import, ast.ImportFrom)): return True
-        if isinstance(n, ast.Assign): return [ast.unparse(t) for t in n.targets] == ['device']
-        return isinstance(n, ast.Expr) and bool(SETTINGS.match(ast.unparse(n)))
-    try: return all(map(plain, ast.parse(code).body)) and bool(code.strip())
-    except SyntaxError: return False
+    source = ''.join(cell['source'])
+    if cell['cell_type'] != 'code' or cell['outputs'] or '#| ' in source: return False
+    body = statements(source)
+    return bool(body) and all(map(sets_up, body))
 
 
 def is_check(cell):
