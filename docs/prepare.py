@@ -8,6 +8,8 @@ from pathlib import Path
 
 import yaml
 
+from setup_cells import sets_up, statements
+
 root, site = Path(__file__).resolve().parent.parent, Path.cwd()
 ini = configparser.ConfigParser(delimiters=['='])
 ini.read(root/'settings.ini', encoding='utf-8')
@@ -80,6 +82,12 @@ def solutions(notebook):
     return found
 
 
+def folded(notebook):
+    "Ids of the cells of a notebook that ask with `#| fold` to be folded although they are exported and shown."
+    cells = json.loads(notebook.read_text(encoding='utf-8'))['cells']
+    return {cell['id'] for cell in cells if re.search(r'^#\|\s*fold\s*$', ''.join(cell['source']), re.M)}
+
+
 def options(cell, **new):
     "Give a code cell options such as `code-fold`, in place of those that it has."
     lines = ''.join(cell['source']).splitlines()
@@ -87,20 +95,12 @@ def options(cell, **new):
     cell['source'] = '\n'.join([f"#| {k.replace('_', '-')}: {json.dumps(v, ensure_ascii=False)}" for k, v in new.items()] + [l for l in lines if keeps(l)])
 
 
-SETTINGS = re.compile(r'(plt\.rcParams|torch\.(manual_seed|set_\w+)|np\.set_printoptions|warnings\.|logging\.|set_seed|set_matplotlib)')
-
-
 def is_setup(cell):
     "Is this a code cell of imports and settings, which shows nothing?"
-    if cell['cell_type'] != 'code' or cell['outputs']: return False
-    code = '\n'.join(line for line in ''.join(cell['source']).splitlines() if not line.startswith(('%', '!')))
-    if '#| ' in code: return False
-    def plain(n):
-        if isinstance(n, (ast.Import, ast.ImportFrom)): return True
-        if isinstance(n, ast.Assign): return [ast.unparse(t) for t in n.targets] == ['device']
-        return isinstance(n, ast.Expr) and bool(SETTINGS.match(ast.unparse(n)))
-    try: return all(map(plain, ast.parse(code).body)) and bool(code.strip())
-    except SyntaxError: return False
+    source = ''.join(cell['source'])
+    if cell['cell_type'] != 'code' or cell['outputs'] or '#| ' in source: return False
+    body = statements(source)
+    return bool(body) and all(map(sets_up, body))
 
 
 def is_check(cell):
@@ -124,9 +124,12 @@ def is_drawing(cell):
 
 LONG = 25    # lines of a code cell that are more than a screen should be given to before somebody asks
 
-def fold(nb, solved):
-    """Fold set-up cells, neighbours as one, the solutions with these ids, checks, what only draws, and code that is very long;
-    show what is exported once, not twice."""
+def code_lines(text): return sum(not line.startswith('#|') for line in text.splitlines())
+
+
+def fold(nb, solved, asked=()):
+    """Fold set-up cells, neighbours as one, the solutions with these ids, those with the ids in `asked`, checks, what only draws, and
+    code that is very long; show what is exported once, not twice."""
     kept = []
     for i, cell in enumerate(nb['cells']):
         text, before = ''.join(cell['source']), kept[-1] if kept else None
@@ -142,8 +145,9 @@ def fold(nb, solved):
             options(cell, code_fold=True, code_summary='Set-up')
             cell['setup'] = True
         elif cell.get('id') in solved: pass
-        elif cell['cell_type'] == 'code' and '#| echo: false' not in text and (n := len([l for l in text.splitlines() if not l.startswith('#|')])) > LONG:
-            options(cell, code_fold=True, code_summary=f"{'Exported source' if 'Exported source' in text else 'Code'}, {n} lines")
+        elif '#| code-fold: true' in text: pass
+        elif cell['cell_type'] == 'code' and '#| echo: false' not in text and (code_lines(text) > LONG or cell.get('id') in asked):
+            options(cell, code_fold=True, code_summary=f"{'Exported source' if 'Exported source' in text else 'Code'}, {code_lines(text)} lines")
         elif is_check(cell): options(cell, code_fold=True, code_summary='Checks')
         elif is_drawing(cell): options(cell, code_fold=True, code_summary='Code of the figure')
         kept.append(cell)
@@ -285,5 +289,5 @@ if __name__ == '__main__':
     read = {name: json.loads((site/name).read_text(encoding='utf-8')) for name in order()}
     titles = {name: numbered(name, front_matter(nb)['title']) for name, nb in read.items()}
     for name, nb in read.items():
-        fold(nb, solutions(root/'nbs'/name)); words_for_figures(nb); tidy(nb); add_links(nb, name, titles)
+        fold(nb, solutions(root/'nbs'/name), folded(root/'nbs'/name)); words_for_figures(nb); tidy(nb); add_links(nb, name, titles)
         (site/name).write_text(own_links(json.dumps(nb, ensure_ascii=False), name), encoding='utf-8')

@@ -9,7 +9,8 @@ from vit_course.teach import editions, sandbox
 from vit_course.teach.assignments import build_assignment
 from vit_course.tools.commands import vit_assign
 from vit_course.teach.editions import (AssignmentError, PARTS, bound_and_used, directive,
-    find_exercises, graded_names, package_without, pieces, plain_edition, student_package)
+    find_exercises, graded_names, nbgrader_source, otter_source, package_without, pieces, plain_edition,
+    student_package)
 from vit_course.teach.grading import (add_up, cells_of, grade_notebook, grade_submission,
     read_course, read_submission, run_test, write_grades)
 from vit_course.teach.sandbox import Limits, Student, sandbox_problem
@@ -120,6 +121,17 @@ def test_students_edition_has_no_solution(lesson):
                 line = line.strip()
                 if len(line) > 40 and line not in others and not line.startswith(('#', 'def ', '<!--')): assert line not in text, f'{e.id}: {line}'
     assert 'def patchify__' not in text and 'hidden' not in text
+
+
+@pytest.mark.parametrize('lesson', sorted(COURSE.exercises))
+def test_students_see_all_code(lesson):
+    "Lessons fold their set-up cells in JupyterLab; an edition folds nothing, since its few cells are there to be read and changed."
+    nb = json.loads((LESSONS/f'{lesson}.ipynb').read_text(encoding='utf-8'))
+    folded = [c for c in nb['cells'] if 'jupyter' in c['metadata']]
+    parts = pieces(COURSE.lessons[lesson], COURSE.exercises[lesson])
+    assert folded
+    for nb in (plain_edition(lesson, parts), otter_source(lesson, parts, []), nbgrader_source(lesson, parts, [])):
+        assert not [c for c in json.loads(nb)['cells'] if 'jupyter' in c['metadata']]
 
 
 @pytest.mark.parametrize('name', [f'{e.id}' for o in COURSE.exercises.values() for e in o if not e.manual])

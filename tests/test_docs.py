@@ -246,3 +246,54 @@ def test_broken_links_are_found(site, tmp_path):
     (tmp_path/'a.html').write_text('<a href="b.html">1</a> <a href="#here">2</a> <p id="there"><a href="#there">3</a> <img src="x.png"> <a href="https://b.c/#d">4</a>')
     assert sorted(docs.broken_links(tmp_path)) == ['a.html: #here', 'a.html: b.html', 'a.html: x.png']
     assert not list(docs.broken_links(site))
+
+
+HOMEWORK = ['Installing', '1.1', '1.2', '1.3', 'Bonus: every head', 'Bonus: own images', 'Part 2', 'Report']     # its sections, in its order
+
+
+def anchor(heading):
+    "The id that Pandoc, and so the website, gives a heading."
+    kept = '-'.join(''.join(c.lower() for c in heading if c.isalnum() or c.isspace() or c in '_-.').split())
+    return re.sub(r'^[^a-z]*', '', kept)
+
+
+def sections(name):
+    "{anchor: text below the heading, up to the next one} of a notebook."
+    cells = json.loads((ROOT/'nbs'/name).read_text(encoding='utf-8'))['cells']
+    text = re.sub(r'```.*?```', '', '\n'.join(''.join(c['source']) for c in cells if c['cell_type'] == 'markdown'), flags=re.S)
+    parts = re.split(r'^#+ (.+)$', text, flags=re.M)
+    return {anchor(heading): below for heading, below in zip(parts[1::2], parts[2::2])}
+
+
+def places():
+    "{section of the homework: [(notebook, anchor)]}, as the table of chapter 0 has them. A row without a name goes on with the one above."
+    found = {}
+    for row in re.findall(r'^\|(.*)\|$', sections('00_setup.ipynb')['the-homework'], re.M)[2:]:
+        name, *_, where = (cell.strip() for cell in row.split('|'))
+        name = name or list(found)[-1]
+        links = re.findall(r'\]\(([\w.]*)#([^)]+)\)', where)
+        assert links and len(links) == where.count(']('), row
+        found.setdefault(name, []).extend((file or '00_setup.ipynb', to) for file, to in links)
+    return found
+
+
+def test_each_section_of_the_homework_has_its_place_which_links_back():
+    from vit_course.teach.editions import PARTS
+    table = places()
+    assert list(table) == HOMEWORK
+    assert {re.sub('^Part ', '', name) for name in HOMEWORK[1:-1]} == {title if title.startswith('Bonus') else part for part, (title, _) in PARTS.items()}
+    linked = {place: name for name, at in table.items() for place in at}
+    for (file, to), name in linked.items():
+        back = re.findall(r'^\*\[Homework,? (.+)\]\((.*)\)\*$', sections(file).get(to, ''), re.M)
+        assert [(said.lower(), target) for said, target in back] == [(name.lower(), ('' if file == '00_setup.ipynb' else '00_setup.ipynb') + '#the-homework')], (file, to)
+    for notebook in sorted((ROOT/'nbs').glob('*.ipynb')):
+        for to, text in sections(notebook.name).items():
+            if '*[Homework' in text: assert (notebook.name, to) in linked, f'{notebook.name}#{to} links to a table that does not have it'
+
+
+def test_homework_links_lead_somewhere_on_the_site(site):
+    page = docs.Page(site/'00_setup.html')
+    for file, to in (place for at in places().values() for place in at):
+        link = (file.replace('.ipynb', '.html') if file != '00_setup.ipynb' else '') + f'#{to}'
+        assert {link, f'./{link}'} & set(page.links), link
+        assert to in docs.Page(site/file.replace('.ipynb', '.html')).ids, link

@@ -1,8 +1,12 @@
 "The promises of the repository about itself."
-import ast, json, re
+import ast, configparser, importlib.util, json, re, sys
+from importlib import metadata
 
 import pytest
 from conftest import ROOT
+
+spec = importlib.util.spec_from_file_location('docs_setup_cells', ROOT/'docs'/'setup_cells.py')
+setup_cells = importlib.util.module_from_spec(spec); spec.loader.exec_module(setup_cells)
 
 NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
 LESSONS = sorted((ROOT/'nbs').glob('[0-9]*.ipynb'))
@@ -33,6 +37,71 @@ def test_chapter_runs_on_colab_and_builds_for_the_website(path):
         tree = ast.parse('\n'.join('pass' if line.startswith(('%', '!')) else line for line in source.splitlines()))
         kinds = [isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.walk(tree) if isinstance(n, ast.stmt)]
         assert all(kinds) or not any(kinds), f'imports stand in a cell of their own:\n{source}'
+
+
+def code_cells(path): return [c for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
+
+
+def brought_by(extra):
+    "All packages, by normal name, that come with the package and one of its extras, and what those need in turn."
+    from packaging.requirements import Requirement
+    def plain(name): return re.sub(r'[-_.]+', '-', name).lower()
+    ini = configparser.ConfigParser(delimiters=['='])
+    ini.read(ROOT/'settings.ini', encoding='utf-8')
+    todo, found = [*map(Requirement, (ini['DEFAULT']['requirements'] + ' ' + ini['DEFAULT'][f'{extra}_requirements']).split())], {}
+    while todo:
+        r = todo.pop()
+        wanted = {'', *r.extras}
+        if wanted <= found.get(plain(r.name), set()): continue
+        found.setdefault(plain(r.name), set()).update(wanted)
+        try: needs = metadata.requires(r.name) or []
+        except metadata.PackageNotFoundError: continue
+        todo += [n for n in map(Requirement, needs) if not n.marker or any(n.marker.evaluate(dict(extra=e)) for e in wanted)]
+    return set(found)
+
+
+def imported(path):
+    "Packages of others that the cells of a notebook import."
+    for cell in code_cells(path):
+        for statement in setup_cells.statements(''.join(cell['source'])) or []:
+            for n in ast.walk(statement):
+                names = [a.name for a in n.names] if isinstance(n, ast.Import) else [n.module] if isinstance(n, ast.ImportFrom) else []
+                yield from {name.split('.')[0] for name in names} - {*sys.stdlib_module_names, 'vit_course'}
+
+
+def test_colab_gets_what_the_lessons_import():
+    for path in LESSONS: assert 'vit_course[learn] @ git+https' in ''.join(code_cells(path)[0]['source']), path.name
+    learn, makers = brought_by('learn'), metadata.packages_distributions()
+    def missing(names): return {n for n in names if not {re.sub(r'[-_.]+', '-', d).lower() for d in makers[n]} & learn}
+    needed = {n for path in LESSONS for n in imported(path)}
+    assert {'torch', 'timm', 'skimage', 'sklearn', 'PIL'} <= needed and not missing(needed), missing(needed)
+    assert missing({'timm', 'nbdev', 'hypothesis'}) == {'nbdev', 'hypothesis'}
+
+
+def is_folded(cell): return bool(cell['metadata'].get('jupyter', {}).get('source_hidden'))
+
+
+@pytest.mark.parametrize('path', LESSONS, ids=lambda p: p.stem)
+def test_set_up_cells_are_folded_in_jupyterlab(path):
+    cells, folded = code_cells(path), 0
+    for cell in cells:
+        source = ''.join(cell['source'])
+        assert is_folded(cell) == setup_cells.is_setup(cell), f'run `python docs/setup_cells.py`:\n{source}'
+        if not is_folded(cell): continue
+        folded += 1
+        assert not cell['outputs'] and not re.search(r'SOLUTION|#\| exercise|^assert|^test_', source, re.M), source
+    assert folded >= 3 and is_folded(cells[0]) and folded < len(cells)/2
+
+
+@pytest.mark.parametrize('source, setup', [
+    ('import torch', True), ('#| default_exp a', True), ('#| export\nimport a\n_all_ = ["b"]', True), ('#| hide\nplt.rcParams["a"] = 1\nroot = 2', True),
+    ("#| hide\nimport sys\nif 'google.colab' in sys.modules: pass", True), ('%matplotlib inline\nimport a', True), ('#| export\nwith quiet():\n    import a', True),
+    ('import a\na.b()', False), ('def f(x):\n    # BEGIN SOLUTION\n    return x\n    # END SOLUTION', False), ('#| exports\ndef f(): pass', False),
+    ('#| hide\nassert True', False), ('#| hide\nimport a\nassert a', False), ('x = 1', False), ('', False)])
+def test_what_a_set_up_cell_is(source, setup):
+    assert setup_cells.is_setup(dict(cell_type='code', source=source, outputs=[])) == setup
+    assert not setup_cells.is_setup(dict(cell_type='code', source=source, outputs=[dict(output_type='stream')]))
+    assert not setup_cells.is_setup(dict(cell_type='markdown', source=source))
 
 
 @pytest.mark.parametrize('path', sorted((ROOT/'vit_course').rglob('*.py')), ids=lambda p: p.stem)

@@ -7,7 +7,6 @@ __all__ = ['METHODS', 'DISCARDS', 'pack_rows', 'unpack_rows', 'pack_scores', 'un
            'ExplorerControls']
 
 # %% ../nbs/10_explorer.ipynb #bc40de1d
-import io
 from importlib.resources import files
 from pathlib import Path
 import anywidget, ipywidgets, numpy as np, torch, traitlets
@@ -184,6 +183,20 @@ class _ExplorerState(anywidget.AnyWidget):
         return f"AttentionExplorer({len(self.images)} images, {look})"
 
 
+# %% ../nbs/10_explorer.ipynb #10ex0003
+def _as_seen(cfg, image, mean, std): # (1,C,H,W), uint8 (H,W,C), the photograph or None
+    (H, W), C = pair(cfg.img_size), cfg.in_chans
+    if C not in (1, 3):
+        raise ValueError(f"this model takes images of {C} channels: only grey and RGB "
+                         "are seen")
+    if isinstance(image, torch.Tensor):
+        return image[None], unnormalise(image[None], mean, std)[0].numpy(), None
+    im = open_image(image).convert('L' if C == 1 else 'RGB')
+    seen = np.array(im.resize((W, H), Image.Resampling.BILINEAR)).reshape(H, W, C)
+    x = normalise(torch.from_numpy(seen)[None], mean, std)
+    return x, seen, encode_photo(im, W, H)
+
+
 # %% ../nbs/10_explorer.ipynb #10ex0002
 class AttentionExplorer(_ExplorerState):
     """Click a patch, see what every head of every layer attends to from there; in
@@ -227,24 +240,10 @@ class AttentionExplorer(_ExplorerState):
         path = image if is_path else getattr(image, 'filename', '')
         return Path(path).name if path else f'image {i}'
 
-    def _look(self, image, name): # one image for each model
+    def _look(self, image, name): # with each model
         for model_name, model in self._models.items():
-            cfg = unwrap_model(model).cfg
-            (H, W), C = pair(cfg.img_size), cfg.in_chans
-            if C not in (1, 3):
-                raise ValueError(f"this model takes images of {C} channels: only grey "
-                                 "and RGB are seen")
-            if isinstance(image, torch.Tensor):
-                x, photo = image[None], None
-                seen = unnormalise(x, *self._scaling)[0].numpy()
-            else:
-                file = isinstance(image, (str, Path, io.BytesIO))
-                im = open_image(image) if file else Image.fromarray(np.asarray(image))
-                im = im.convert('L' if C == 1 else 'RGB')
-                seen = np.array(im.resize((W, H), Image.Resampling.BILINEAR))
-                seen, photo = seen.reshape(H, W, C), encode_photo(im, W, H)
-                x = normalise(torch.from_numpy(seen)[None], *self._scaling)
             label = f'{name} · {model_name}' if model_name else name
+            x, seen, photo = _as_seen(unwrap_model(model).cfg, image, *self._scaling)
             yield image_record(model, x, seen, label, self._classes) | dict(photo=photo)
 
     def _repr_mimebundle_(self, **kw): # an image, too, where there are no widgets

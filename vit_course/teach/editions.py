@@ -66,13 +66,19 @@ def directive(source, where='', kind='code'): # of a cell; what to call it in an
     return e
 
 # %% ../../nbs/teach/editions.ipynb #23df62bb
-def read_cells(path): # of a notebook
-    "Its cells as a list of (type, source). AssignmentError when it is no notebook."
+def _unlinked(markdown):
+    "With words in place of links to other places of the course, which an edition does not have."
+    return re.sub(r'(?<!!)\[([^]]*)\]\((?!https?:)[^)]*\)', r'\1', markdown)
+
+def read_cells(path): # of a lesson
+    """Its cells as a list of (type, source), as an edition has them: Markdown without links into
+    the course. AssignmentError when it is no notebook."""
     try:
         cells = json.loads(Path(path).read_text(encoding='utf-8'))['cells']
-        return [(c['cell_type'], ''.join(c['source'])) for c in cells]
+        cells = [(c['cell_type'], ''.join(c['source'])) for c in cells]
     except (OSError, ValueError, KeyError, TypeError):
         raise AssignmentError(f"{path} is not a notebook") from None
+    return [(kind, _unlinked(s) if kind == 'markdown' else s) for kind, s in cells]
 
 _HEADING = re.compile(r'^#{2,4} (?:Exercise|Question) \S+ · (.+?)\s+\((★+)☆* · (\d+) min\)', re.M)
 

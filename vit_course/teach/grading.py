@@ -199,41 +199,6 @@ def read_course(lessons, hidden=None): # folder of notebooks; of hidden tests, N
     return course
 
 # %% ../../nbs/teach/grading.ipynb #95e8c47d
-def _fingerprint(o): # bytes, or a dictionary of them
-    "A number that changes with its content."
-    if isinstance(o, dict): o = b''.join(repr((k, _fingerprint(o[k]))).encode() for k in sorted(o))
-    return hashlib.sha256(o).hexdigest()
-
-def _read_files(folder): # of a submission
-    "Its files, and what to note when they are refused."
-    try: return read_submission(folder), []
-    except AssignmentError as e: return {}, [str(e)]
-
-def add_up(report, given): # as from `grade_submission`; {exercise: points} of a person
-    "Put a person's points in, and add up."
-    entries = report['exercises']
-    for id, o in entries.items():
-        if 'tests' not in o: o['points'] = given.get(id)
-    report['points'] = round(sum(o['points'] or 0 for o in entries.values()), 4)
-    report['open'] = round(sum(o['of'] for o in entries.values() if o['points'] is None), 4)
-    return report
-
-_PLACES = PLACE, '_Type your answer here, replacing this text._', 'YOUR ANSWER HERE'
-
-def _written(cells, e, lesson): # of a submission; Exercise; cells of its lesson
-    """The answer in words to an exercise; '' when there is none. It is marked, or, in the editions
-    of other graders, comes behind the question; it may go on in cells of the student's own."""
-    head, given = f'<!-- answer {e.id} -->', {s.strip() for _, s in lesson}
-    question = [s.strip() for kind, s in (lesson[i] for i in e.statement) if kind == 'markdown'][-1]
-    answer, before = [], ''
-    for text in (s.strip() for kind, s in cells if kind == 'markdown'):
-        begins = head in text or before == question
-        if answer and not begins and (text in given or text.startswith('<!--')): break
-        if answer or begins: answer.append(text.replace(head, ''))
-        before = text
-    for place in _PLACES: answer = [text.replace(place, '').strip() for text in answer]
-    return '\n\n'.join(filter(None, answer))
-
 def _marks(lesson, exercises): # cells; list of Exercise
     "What tells a notebook of this lesson: functions and classes, and headings of exercises."
     return graded_names(lesson, exercises) | {e.title for e in exercises}
@@ -268,6 +233,43 @@ def _choose_notebook(lesson, files, course, times, notes): # {name: bytes}; {nam
     if len(found) > 1: notes.append(f"{lesson}: {name} is graded, the newest of {', '.join(found)}")
     elif name != exact: notes.append(f"{lesson}: {name} is graded, by what is in it")
     return name
+
+# %% ../../nbs/teach/grading.ipynb #c5ff982b
+_PLACES = PLACE, '_Type your answer here, replacing this text._', 'YOUR ANSWER HERE'
+
+def _written(cells, e, lesson): # of a submission; Exercise; cells of its lesson
+    """The answer in words to an exercise; '' when there is none. It is marked, or, in the editions
+    of other graders, comes behind the question; it may go on in cells of the student's own."""
+    head, given = f'<!-- answer {e.id} -->', {s.strip() for _, s in lesson}
+    question = [s.strip() for kind, s in (lesson[i] for i in e.statement) if kind == 'markdown'][-1]
+    answer, before = [], ''
+    for text in (s.strip() for kind, s in cells if kind == 'markdown'):
+        begins = head in text or before == question
+        if answer and not begins and (text in given or text.startswith('<!--')): break
+        if answer or begins: answer.append(text.replace(head, ''))
+        before = text
+    for place in _PLACES: answer = [text.replace(place, '').strip() for text in answer]
+    return '\n\n'.join(filter(None, answer))
+
+# %% ../../nbs/teach/grading.ipynb #3d3f4847
+def _fingerprint(o): # bytes, or a dictionary of them
+    "A number that changes with its content."
+    if isinstance(o, dict): o = b''.join(repr((k, _fingerprint(o[k]))).encode() for k in sorted(o))
+    return hashlib.sha256(o).hexdigest()
+
+def _read_files(folder): # of a submission
+    "Its files, and what to note when they are refused."
+    try: return read_submission(folder), []
+    except AssignmentError as e: return {}, [str(e)]
+
+def add_up(report, given): # as from `grade_submission`; {exercise: points} of a person
+    "Put a person's points in, and add up."
+    entries = report['exercises']
+    for id, o in entries.items():
+        if 'tests' not in o: o['points'] = given.get(id)
+    report['points'] = round(sum(o['points'] or 0 for o in entries.values()), 4)
+    report['open'] = round(sum(o['of'] for o in entries.values() if o['points'] is None), 4)
+    return report
 
 def _grade_lesson(lesson, files, course, times, seed, notes, **kwargs): # its name; of a submission
     "[(test, error)] and the cells that were handed in; `notes` grows by what went wrong."

@@ -6,13 +6,13 @@
 __all__ = ['MAX_PARAMETERS', 'SITE', 'pack_weights', 'live_page']
 
 # %% ../../nbs/tools/live_page.ipynb #4d0f5a13
-import base64, html, json, re, zlib
+import base64, re, zlib
 from dataclasses import asdict
 from importlib.resources import files
 import torch
 from torch import nn
 from ..patches import pair
-from .explorer_page import content_policy
+from .explorer_page import html_page, json_script
 from ..vit import count_parameters, unwrap_model
 
 # %% ../../nbs/tools/live_page.ipynb #4d0f5a16
@@ -46,22 +46,11 @@ def pack_weights(
     return index, b''.join(numbers)
 
 # %% ../../nbs/tools/live_page.ipynb #4d0f5a22
-_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<title>{title}</title>
-<style>
-{css}</style>
-<main id="live" class="vx"></main>
+_BODY = """<main id="live" class="vx"></main>
 <noscript>The model runs in JavaScript, which is switched off here.</noscript>
-<script type="application/json" id="page">{page}</script>
+{page}
 <script type="text/plain" id="weights">{weights}</script>
-<script type="text/plain" id="vit">{vit}</script>
-<script type="module">{script}</script>
-</html>
-"""
+<script type="text/plain" id="vit">{vit}</script>"""
 SITE = 'https://vit-course.github.io/vit_course/'
 
 def live_page(
@@ -90,13 +79,9 @@ def live_page(
              f"{cfg.heads} heads, {model.grid[0]} × {model.grid[1]} patches.")
     page = dict(cfg=known, record=record, classes=classes, title=title, site=site, facts=facts,
                 state=start,
-                examples=[dict(label=str(name), file=base64.b64encode(file).decode())
-                          for name, file in examples.items()])
-    script = _joined('explorer.js', 'walk.js', 'live.js') + '\nstart();\n'
-    policy = content_policy(script).replace('script-src', "script-src 'wasm-unsafe-eval'")
-    policy += '; worker-src blob:'
-    vit = _joined('simd.js', 'vit.js')
-    return _PAGE.format(policy=policy, title=html.escape(title), script=script, vit=vit,
-                        css=_read('explorer.css') + _read('live.css'),
-                        page=json.dumps(page).replace('<', '\\u003c'),
+                examples=[dict(label=str(name), file=file) for name, file in examples.items()])
+    body = _BODY.format(page=json_script('page', page), vit=_joined('simd.js', 'vit.js'),
                         weights=base64.b64encode(numbers).decode())
+    script = _joined('explorer.js', 'walk.js', 'live.js') + '\nstart();\n'
+    css = _read('explorer.css') + _read('live.css')
+    return html_page(title, css, body, script, worker=True)

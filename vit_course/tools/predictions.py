@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 from ..checkpoints import atomic_write
+from .image_files import printable
 
 # %% ../../nbs/tools/predictions.ipynb #9e4d0006
 def confusion_matrix(truth:Tensor,  # classes, int64 (n,)
@@ -22,10 +23,6 @@ def confusion_matrix(truth:Tensor,  # classes, int64 (n,)
     "How many images of each class were taken for which."
     return torch.bincount(truth*classes + answer, minlength=classes**2).reshape(classes, -1)
 
-def _printable(name): # a folder's name may hold anything
-    name = name.encode('utf-8', 'backslashreplace').decode()
-    return ''.join(c if c.isprintable() else ' ' for c in name)
-
 def most_confused(confusion:Tensor,  # int64 (K,K)
                   classes:list[str], # K names
                   n:int=3            # at most so many pairs
@@ -34,7 +31,7 @@ def most_confused(confusion:Tensor,  # int64 (K,K)
     wrong = confusion - confusion.diag().diag()
     count, place = wrong.flatten().sort(descending=True, stable=True)
     pairs = [(*divmod(p, len(classes)), c) for p, c in zip(place[:n].tolist(), count.tolist())]
-    return [[_printable(classes[i]), _printable(classes[j]), c] for i, j, c in pairs if c]
+    return [[printable(classes[i]), printable(classes[j]), c] for i, j, c in pairs if c]
 
 # %% ../../nbs/tools/predictions.ipynb #9e4d0009
 def save_predictions(path:Path,            # of the file
@@ -63,7 +60,7 @@ def plot_confusion(fig,               # matplotlib's, empty
     K, numbers = len(classes), confusion.tolist()
     ax, share = fig.add_subplot(), confusion / confusion.sum(1, keepdim=True).clamp(min=1)
     ax.imshow(share, cmap='Blues', vmin=0, vmax=1)
-    names, size = [_printable(c)[:30].replace('$', r'\$') for c in classes], 8 if K <= 40 else 3
+    names, size = [printable(c)[:30].replace('$', r'\$') for c in classes], 8 if K <= 40 else 3
     ax.set_xticks(range(K), names, rotation=90, fontsize=size)
     ax.set_yticks(range(K), names, fontsize=size)
     ax.set(xlabel='answer', ylabel='truth')
