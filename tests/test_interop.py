@@ -1,0 +1,182 @@
+"Other tools take the model as it is: exporters, tracers, code written for timm or DINOv2, adapters. What they make of it has to compute the same."
+import builtins, copy, json, os
+
+import numpy as np, pytest, torch
+from reference import google_arrays
+from test_parity import from_timm, relative, shake
+from vit_course.checkpoints import load_checkpoint, save_checkpoint
+from vit_course.tools.capture import capture_attention
+from vit_course.tools.commands import vit_weights
+from vit_course.tools.hub import SCALES
+from vit_course.tools.optimizers import make_optimizer
+from vit_course.vit import create_vit
+
+KINDS = {
+    'plain': {}, 'registers': dict(registers=3, pool='mean'), 'rectangle': dict(img_size=(16, 40), in_chans=2),
+    'all options': dict(qk_norm=True, layer_scale=0.1, pre_logits=24, pos_embed='sincos2d', act='gelu_tanh', drop=0.1, attn_drop=0.1, drop_path=0.1),
+    'no positions, no head': dict(pos_embed='none', num_classes=0), 'hybrid': dict(hybrid=(1, 1), img_size=32)}
+
+
+@pytest.fixture(params=KINDS)
+def model(request): return shake(create_vit('testing', **KINDS[request.param]), 1)
+
+
+def images(model, n, seed=0):
+    size = model.cfg.img_size if isinstance(model.cfg.img_size, tuple) else (model.cfg.img_size,)*2
+    return torch.randn(n, model.cfg.in_chans, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def batches_agree(model, f, sizes=(1, 3, 8)):
+    for n in sizes:
+        x = images(model, n, seed=n)
+        with torch.no_grad(): torch.testing.assert_close(f(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+# ---- a batch of any size
+
+def test_export_takes_any_batch(model):
+    program = torch.export.export(model, (images(model, 2),), dynamic_shapes=({0: torch.export.Dim('batch')},), strict=False)
+    batches_agree(model, program.module())
+
+
+def test_jit_trace_takes_any_batch(model):
+    with torch.no_grad(): traced = torch.jit.trace(model, images(model, 2), check_trace=False)
+    batches_agree(model, traced)
+
+
+# ---- torch.fx
+
+@pytest.mark.parametrize('training', [False, True])
+def test_fx_traces_the_model(model, training):
+    model.train(training)
+    graph = torch.fx.symbolic_trace(model)
+    for n in (1, 5):
+        x, out = images(model, n), []
+        for f in (model, graph):
+            torch.manual_seed(0)          # the same dropout
+            out.append(f(x))
+        torch.testing.assert_close(*out)
+
+
+def test_a_traced_model_still_says_what_is_wrong():
+    graph = torch.fx.symbolic_trace(create_vit('testing'))
+    with pytest.raises(ValueError, match=r'takes images of shape \(B, 3, 16, 16\), got \(2, 3, 8, 8\)'): graph(torch.randn(2, 3, 8, 8))
+    with pytest.raises(ValueError, match=r'takes images of shape .* got \(3, 16, 16\)'): graph(torch.randn(3, 16, 16))
+
+
+def test_torchvisions_feature_extractor(model):
+    extraction = pytest.importorskip('torchvision.models.feature_extraction')
+    nodes = {'encoder.blocks.0': 'first', 'encoder.blocks.1.attn': 'attended', 'encoder.norm': 'features'}
+    taken = extraction.create_feature_extractor(model, nodes)
+    x, seen = images(model, 3), {}
+    for name in nodes: model.get_submodule(name).register_forward_hook(lambda m, args, out, name=name: seen.update({nodes[name]: out}))
+    with torch.no_grad():
+        model(x)
+        found = taken(x)
+    assert found.keys() == seen.keys() and all(torch.equal(found[k], seen[k]) for k in seen)
+    taken.train()(x)
+
+
+# ---- what users of timm and DINOv2 know
+
+def twins(registers=0, **kw):
+    timm = pytest.importorskip('timm')
+    theirs = shake(timm.models.VisionTransformer(img_size=(32, 48), patch_size=8, embed_dim=48, depth=4, num_heads=4, num_classes=5,
+                                                 reg_tokens=registers, no_embed_class=bool(registers), **kw), 3)
+    ours = create_vit('testing', img_size=(32, 48), dim=48, depth=4, heads=4, mlp_dim=192, num_classes=5, registers=registers).eval()
+    state = from_timm(theirs.state_dict())
+    if registers: state['pos_embed'] = torch.cat([torch.zeros(1, 1, 48), state['pos_embed']], 1)
+    ours.load_state_dict(state)
+    return theirs, ours
+
+
+@pytest.mark.parametrize('registers', [0, 2])
+@pytest.mark.parametrize('n', [1, 3, [0, 2], (-1, 1), [3, 0], range(2)])
+@pytest.mark.parametrize('reshape', [False, True])
+@pytest.mark.parametrize('norm', [False, True])
+def test_intermediate_layers_are_timms(registers, n, reshape, norm):
+    theirs, ours = twins(registers)
+    x = torch.randn(2, 3, 32, 48)
+    for prefix in (False, True):
+        with torch.no_grad(): a, b = (m.get_intermediate_layers(x, n, reshape=reshape, return_prefix_tokens=prefix, norm=norm) for m in (ours, theirs))
+        assert type(a) is type(b) and len(a) == len(b) and type(a[0]) is type(b[0])
+        for s, t in zip(a, b): torch.testing.assert_close(s, t, rtol=1e-4, atol=1e-5)
+
+
+def test_intermediate_layers_by_default_are_dinov2s():
+    model = shake(create_vit('testing'), 1)
+    x = images(model, 2)
+    with torch.no_grad(): (last,), z = model.get_intermediate_layers(x), model.forward_features(x)
+    assert torch.equal(last, z[:, 1:])
+    for wrong in (0, 3, -1, [], [2], [-3, 0]):
+        with pytest.raises(ValueError, match='from 1 to 2'): model.get_intermediate_layers(x, wrong)
+
+
+def test_reset_classifier():
+    theirs, ours = twins()
+    x = torch.randn(2, 3, 32, 48)
+    for m in twins(): m.reset_classifier(7); assert m(x).shape == (2, 7)
+    for m in (theirs, ours): m.reset_classifier(0)
+    with torch.no_grad(): torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+    model = create_vit('testing', pre_logits=24).double()
+    model.reset_classifier(3)
+    assert model.cfg == create_vit('testing', num_classes=3).cfg and model.head.weight.dtype == torch.float64
+    out = model(images(model, 2).double())
+    assert out.shape == (2, 3) and not out.any()
+    with pytest.raises(ValueError): model.reset_classifier(-1)
+    assert model.cfg.num_classes == 3
+
+
+def test_a_reset_model_is_saved_as_it_is(tmp_path):
+    model = shake(create_vit('testing', pre_logits=24), 1)
+    model.reset_classifier(3)
+    save_checkpoint(shake(model, 2), tmp_path/'m.safetensors')
+    x = images(model, 2)
+    with torch.no_grad(): assert torch.equal(load_checkpoint(None, tmp_path/'m.safetensors').model.eval()(x), model(x))
+
+
+def test_what_does_not_decay_is_what_timm_would_leave_alone():
+    optim = pytest.importorskip('timm.optim')
+    model = create_vit('testing', registers=2, layer_scale=0.1)
+    names = {id(p): n for n, p in model.named_parameters()}
+    def spared(groups): return {names[id(p)] for g in groups if not g['weight_decay'] for p in g['params']}
+    theirs = spared(optim.param_groups_weight_decay(model, 0.1, no_weight_decay_list=model.no_weight_decay()))
+    assert theirs == spared(make_optimizer(model, 'adamw', weight_decay=0.1).param_groups)
+    assert {'cls_token', 'reg_token', 'pos_embed', 'head.bias'} <= theirs and 'head.weight' not in theirs
+
+
+# ---- another size
+
+@pytest.mark.parametrize('size', [16, 48, (8, 56)])
+@pytest.mark.parametrize('kind', KINDS)
+def test_resized_is_the_model_that_is_loaded_for_that_size(tmp_path, kind, size):
+    if kind == 'hybrid' and size == (8, 56): size = (24, 56)
+    model = shake(create_vit('testing', **KINDS[kind]), 1)
+    before = copy.deepcopy(model.state_dict())
+    save_checkpoint(model, tmp_path/'m.safetensors')
+    expected = create_vit('testing', **KINDS[kind] | dict(img_size=size)).eval()
+    load_checkpoint(expected, tmp_path/'m.safetensors', head='keep' if model.cfg.num_classes else 'auto')
+    new = model.resized(size)
+    assert new.cfg == expected.cfg and not new.training
+    x = images(new, 2)
+    with torch.no_grad(): assert torch.equal(new(x), expected(x))
+    with torch.no_grad():
+        for p in new.parameters(): p.zero_()
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items()) and model.cfg.img_size != new.cfg.img_size or size == model.cfg.img_size
+
+
+def test_resized_as_timm_does_it():
+    theirs, ours = twins()
+    theirs.set_input_size((48, 32))
+    new, x = ours.resized((48, 32), resize='bicubic'), torch.randn(2, 3, 48, 32)
+    with torch.no_grad(): assert relative(new(x), theirs(x)) < 1e-5 < relative(ours.resized((48, 32))(x), theirs(x))
+
+
+def test_resized_keeps_type_mode_and_what_is_frozen():
+    model = create_vit('testing').double().train()
+    model.encoder.requires_grad_(False)
+    new = model.resized(24)
+    assert new.training and new.pos_embed.dtype == torch.float64
+    assert {n for n, p in new.named_parameters() if p.requires_grad} == {n for n, p in model.named_parameters() if p.requires_grad}
+    with pytest.raises(ValueError, match='not divisible'): model.resized(20)
+    with pytest.raises(ValueError, match='unknown resize'): model.resized(24, 'nearest')
