@@ -180,3 +180,39 @@ def test_resized_keeps_type_mode_and_what_is_frozen():
     assert {n for n, p in new.named_parameters() if p.requires_grad} == {n for n, p in model.named_parameters() if p.requires_grad}
     with pytest.raises(ValueError, match='not divisible'): model.resized(20)
     with pytest.raises(ValueError, match='unknown resize'): model.resized(24, 'nearest')
+
+
+# ---- copies and compiled code inside of a capture
+
+def test_a_copy_made_inside_is_a_model_like_any_other():
+    model, kept = shake(create_vit('testing', qk_norm=True), 1), []
+    a, b = images(model, 2, 1), images(model, 2, 2)
+    own = model.encoder.blocks[0].attn.q_norm.register_forward_hook(lambda m, args, out: kept.append(out))
+    with torch.no_grad(), capture_attention(model) as cap:
+        model(a)
+        seen = cap.q
+        with capture_attention(model, 0): twin = copy.deepcopy(model); model(a)
+        again = copy.deepcopy(model)
+        for m in (twin, again, copy.deepcopy(model.encoder)): m(b) if m.__class__ is type(model) else m(model.embed(b))
+        assert torch.equal(cap.q, seen)
+        with capture_attention(twin) as other: assert torch.equal(twin(a), model(a)) and torch.equal(other.q, cap.q)
+    for m in (model, twin, again):
+        assert [len(x._forward_hooks) for x in m.modules() if x._forward_hooks] == [1] and not any('__deepcopy__' in vars(x) for x in m.modules())
+        kept.clear(); m(a); assert len(kept) == 1          # somebody's own hook is copied, as ever
+    own.remove()
+    twin.encoder.blocks[0].attn.q_norm.weight.data.zero_()
+    assert model.encoder.blocks[0].attn.q_norm.weight.any()
+
+
+@pytest.mark.parametrize('before', [False, True])
+def test_compiled_code_of_any_kind_is_seen_through(before):
+    model = shake(create_vit('testing'), 1)
+    around = torch.nn.Sequential(model)
+    x = images(model, 3)
+    with torch.no_grad():
+        with capture_attention(model) as cap: model(x)
+        for f in (torch.compile(model, backend='aot_eager'), torch.compile(around, backend='aot_eager'), torch.compile(lambda x: model(x) + 1, backend='aot_eager')):
+            if before: f(x)
+            with capture_attention(model) as seen: f(x)
+            assert torch.equal(seen.weights, cap.weights)
+    torch._dynamo.reset()
