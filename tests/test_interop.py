@@ -1,15 +1,16 @@
 "Other tools take the model as it is: exporters, tracers, code written for timm or DINOv2, adapters. What they make of it has to compute the same."
-import builtins, copy, json, os
+import copy, json, sys
 
 import numpy as np, pytest, torch
 from reference import google_arrays
 from test_parity import from_timm, relative, shake
+from test_weights_cli import TINY, one_line, weights  # noqa: F401
 from vit_course.checkpoints import load_checkpoint, save_checkpoint
 from vit_course.tools.capture import capture_attention
-from vit_course.tools.commands import vit_weights
+from vit_course.tools.export import save_onnx
 from vit_course.tools.hub import SCALES
 from vit_course.tools.optimizers import make_optimizer
-from vit_course.vit import create_vit
+from vit_course.vit import VisionTransformer, create_vit, unwrap_model
 
 KINDS = {
     'plain': {}, 'registers': dict(registers=3, pool='mean'), 'rectangle': dict(img_size=(16, 40), in_chans=2),
@@ -113,11 +114,12 @@ def test_intermediate_layers_by_default_are_dinov2s():
 
 
 def test_reset_classifier():
-    theirs, ours = twins()
-    x = torch.randn(2, 3, 32, 48)
-    for m in twins(): m.reset_classifier(7); assert m(x).shape == (2, 7)
-    for m in (theirs, ours): m.reset_classifier(0)
-    with torch.no_grad(): torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+    pair, x = twins(), torch.randn(2, 3, 32, 48)
+    for m in pair:
+        m.reset_classifier(7)
+        assert m(x).shape == (2, 7)
+        m.reset_classifier(0)
+    with torch.no_grad(): torch.testing.assert_close(*(m(x) for m in pair), rtol=1e-4, atol=1e-5)
     model = create_vit('testing', pre_logits=24).double()
     model.reset_classifier(3)
     assert model.cfg == create_vit('testing', num_classes=3).cfg and model.head.weight.dtype == torch.float64
@@ -162,7 +164,7 @@ def test_resized_is_the_model_that_is_loaded_for_that_size(tmp_path, kind, size)
     with torch.no_grad(): assert torch.equal(new(x), expected(x))
     with torch.no_grad():
         for p in new.parameters(): p.zero_()
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items()) and model.cfg.img_size != new.cfg.img_size or size == model.cfg.img_size
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
 def test_resized_as_timm_does_it():
@@ -216,3 +218,109 @@ def test_compiled_code_of_any_kind_is_seen_through(before):
             with capture_attention(model) as seen: f(x)
             assert torch.equal(seen.weights, cap.weights)
     torch._dynamo.reset()
+
+
+# ---- ONNX
+
+def onnx_session(path): return pytest.importorskip('onnxruntime').InferenceSession(path, providers=['CPUExecutionProvider'])
+
+
+def shapes(session): return {o.name: tuple(o.shape) for o in (*session.get_inputs(), *session.get_outputs())}
+
+
+def test_onnx_gives_the_same_logits_and_attention(model, tmp_path):
+    save_onnx(model, tmp_path/'m.onnx', attention=True)
+    session = onnx_session(tmp_path/'m.onnx')
+    L, H, T = model.cfg.depth, model.cfg.heads, model.n_prefix + model.grid[0]*model.grid[1]
+    out, width = ('logits', 10) if model.cfg.num_classes else ('features', 32)
+    assert shapes(session) == {'images': ('batch', *images(model, 1).shape[1:]), out: ('batch', width), 'attention': (L, 'batch', H, T, T)}
+    for n in (1, 3, 8):
+        x = images(model, n, seed=n)
+        with torch.no_grad(), capture_attention(model) as cap: expected = model(x)
+        logits, weights = map(torch.from_numpy, session.run(None, {'images': x.numpy()}))
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(weights, cap.weights, rtol=1e-4, atol=1e-6)
+
+
+def test_a_model_is_exported_as_it_is_and_left_as_it_was(tmp_path):
+    "In training, compiled, with other files there: what is written is the model in eval mode."
+    model = shake(create_vit('testing', drop=0.5), 1)
+    x = images(model, 2)
+    with torch.no_grad(): expected = model(x)
+    save_onnx(torch.compile(model.train(), backend='eager'), tmp_path/'m.onnx')
+    assert model.training and [p.name for p in tmp_path.iterdir()] == ['m.onnx']
+    logits, = onnx_session(tmp_path/'m.onnx').run(None, {'images': x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_beyond_what_onnx_holds_are_refused(tmp_path):
+    with torch.device('meta'): huge = create_vit('ViT-H_14')
+    with pytest.raises(ValueError, match='2 GB'): save_onnx(huge, tmp_path/'m.onnx')
+    assert not list(tmp_path.iterdir())
+
+
+def test_convert_to_onnx(weights, tmp_path):  # noqa: F811
+    model, names = shake(create_vit('testing'), 1), [f'class {i}' for i in range(10)]
+    save_checkpoint(model, tmp_path/'m.safetensors', dict(classes=json.dumps(names), scale='imagenet'))
+    status, out, err = weights('convert', 'm.safetensors', 'm.onnx', '--img_size', '24', '32')
+    assert (status, err) == (0, '') and out == 'm.onnx: testing, 24 x 32 pixels, 10 classes\n'
+    session, new = onnx_session(tmp_path/'m.onnx'), model.resized((24, 32))
+    assert shapes(session) == {'images': ('batch', 3, 24, 32), 'logits': ('batch', 10)}
+    for n in (1, 3, 8):
+        x = images(new, n)
+        with torch.no_grad(): torch.testing.assert_close(torch.from_numpy(session.run(None, {'images': x.numpy()})[0]), new(x), rtol=1e-4, atol=1e-5)
+    about = {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}
+    config = {k: tuple(v) if isinstance(v, list) else v for k, v in about['config'].items()}
+    assert type(model.cfg)(**config) == new.cfg and about['classes'] == names
+    assert about['scale'] == 'imagenet' and (about['mean'], about['std']) == SCALES['imagenet']
+
+
+def test_convert_to_onnx_refuses_in_one_line_and_leaves_what_is_there(weights, tmp_path, monkeypatch):  # noqa: F811
+    np.savez(tmp_path/'a.npz', **google_arrays(**TINY))
+    (tmp_path/'m.onnx').write_bytes(b'precious')
+    files = sorted(p.name for p in tmp_path.iterdir())
+    one_line(weights('convert', 'none.npz', 'm.onnx'), 'none.npz: no such file')
+    one_line(weights('convert', 'a.npz', 'm.onnx', '--img_size', '17'), 'not divisible')
+    one_line(weights('convert', 'a.npz', 'b.safetensors', '--attention'), 'b.safetensors', '.onnx')
+    one_line(weights('convert', 'a.npz', 'nowhere/m.onnx'), 'nowhere')
+    def full(self, path, **kw):
+        with open(path, 'wb') as f: f.write(b'half of it')
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr('torch.onnx.ONNXProgram.save', full)
+    one_line(weights('convert', 'a.npz', 'm.onnx'), 'No space left')
+    monkeypatch.setitem(sys.modules, 'onnxscript', None)
+    one_line(weights('convert', 'a.npz', 'm.onnx'), "onnxscript not installed: pip install 'vit_course[onnx]'")
+    assert (tmp_path/'m.onnx').read_bytes() == b'precious' and sorted(p.name for p in tmp_path.iterdir() if p.name != 'cache') == files
+
+
+# ---- LoRA
+
+def test_lora(tmp_path):
+    peft = pytest.importorskip('peft')
+    base = shake(create_vit('testing', num_classes=4), 1)
+    before, (x, y) = copy.deepcopy(base.state_dict()), (images(base, 8), torch.arange(8) % 4)
+    lora = peft.get_peft_model(copy.deepcopy(base), peft.LoraConfig(r=4, target_modules=['qkv', 'attn.proj'], modules_to_save=['head']))
+    trained = {n for n, p in lora.named_parameters() if p.requires_grad}
+    assert len(trained) == 2*2*2 + 2 and all('.attn.' in n and '.lora_' in n or '.head.modules_to_save.' in n for n in trained)
+    with torch.no_grad(): torch.testing.assert_close(lora(x), base(x))          # it starts as the model that it adapts
+    opt = torch.optim.AdamW([p for p in lora.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(30):
+        loss = torch.nn.functional.cross_entropy(lora(x), y)
+        opt.zero_grad(); loss.backward(); opt.step()
+    assert loss < 0.2
+    lora.save_pretrained(tmp_path)
+    frozen = lora.get_base_model().state_dict()
+    for k, w in before.items():
+        if not k.startswith('head'): assert torch.equal(frozen.get(k, frozen.get(k.replace('.weight', '.base_layer.weight').replace('.bias', '.base_layer.bias'))), w), k
+    again = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path).eval()
+    with torch.no_grad():
+        adapted = lora.eval()(x)
+        assert (adapted - base(x)).abs().max() > 0.1 and torch.equal(again(x), adapted)
+        with capture_attention(lora) as cap: lora(x)
+        merged = lora.merge_and_unload()
+        assert type(merged) is VisionTransformer and unwrap_model(again) is not merged
+        torch.testing.assert_close(merged(x), adapted, rtol=1e-4, atol=1e-5)
+        with capture_attention(merged) as same: merged(x)
+        torch.testing.assert_close(same.weights, cap.weights, rtol=1e-4, atol=1e-6)
+    save_checkpoint(merged, tmp_path/'merged.safetensors')
+    with torch.no_grad(): assert torch.equal(load_checkpoint(None, tmp_path/'merged.safetensors').model.eval()(x), merged(x))
