@@ -134,7 +134,8 @@ class _Note:
         try: yield
         finally:
             handle.remove()
-            if _other_hooks(module) == module._forward_hooks: vars(module).pop('__deepcopy__', None)
+            if _other_hooks(module) == module._forward_hooks: # no other capture
+                vars(module).pop('__deepcopy__', None)
 
 def _other_hooks(module):
     hooks = module._forward_hooks.items()
