@@ -5,6 +5,7 @@ import numpy as np, pytest, torch
 from reference import google_arrays
 from test_parity import from_timm, relative, shake
 from test_weights_cli import TINY, one_line, weights  # noqa: F401
+from vit_course.attention_maps import attention_maps
 from vit_course.checkpoints import load_checkpoint, save_checkpoint
 from vit_course.tools.capture import capture_attention
 from vit_course.tools.export import save_onnx
@@ -217,6 +218,7 @@ def test_compiled_code_of_any_kind_is_seen_through(before):
             if before: f(x)
             with capture_attention(model) as seen: f(x)
             assert torch.equal(seen.weights, cap.weights)
+        assert torch.equal(torch.compile(lambda x: attention_maps(model, x), backend='aot_eager')(x), cap.weights)     # and from within
     torch._dynamo.reset()
 
 

@@ -218,7 +218,8 @@ def convert_checkpoint(
     target = Path(target)
     ours = {'.safetensors': save_checkpoint, '.npz': save_npz}
     if not save and target.suffix not in ours:
-        raise ValueError(f"{target}: the new file must end with .safetensors or .npz")
+        raise ValueError(f"{target}: the new file must end with .safetensors or .npz "
+                         "(or .onnx: vit_weights convert)")
     report = inspect_checkpoint(None, source, format, **said)
     if img_size:
         report.model = empty_model(replace(report.model.cfg, img_size=img_size))

@@ -8,7 +8,7 @@ __all__ = ['evaluating', 'disable_compile', 'Captured', 'choose_layers', 'check_
 # %% ../../nbs/tools/capture.ipynb #2e290dd2
 import copy, sys
 from collections import OrderedDict
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 import numpy as np, torch
 from torch import nn
@@ -28,8 +28,10 @@ def evaluating(model:nn.Module): # any module
 def disable_compile():
     "Whatever torch.compile has made runs as it is written: hooks do not reach into compiled code."
     with ExitStack() as stack:
-        if 'torch._dynamo' in sys.modules:  # else nothing is compiled, and asking takes a second
-            stack.enter_context(torch.compiler.set_stance('force_eager'))
+        # without Dynamo nothing is compiled, and asking would take a second
+        if 'torch._dynamo' in sys.modules and not torch.compiler.is_compiling():
+            with suppress(RuntimeError):   # of code that is itself called by compiled code
+                stack.enter_context(torch.compiler.set_stance('force_eager'))
         yield
 
 # %% ../../nbs/tools/capture.ipynb #f4e9ab1d
