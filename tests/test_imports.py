@@ -10,7 +10,7 @@ FILES = house.modules()
 # in the order in which a student reads them; each may import those before it, and tools
 LESSONS = ['patches', 'attention', 'encoder', 'vit', 'variants', 'checkpoints', 'data', 'callbacks', 'finetune', 'experiments', 'studies',
            'attention_maps', 'faithfulness', 'explorer', 'report']
-TORCH_ALONE = ['patches', 'attention', 'encoder', 'vit', 'variants']
+TORCH_ALONE = ['patches', 'attention', 'encoder', 'tools.backbone', 'vit', 'variants']
 WITHOUT_TORCH = [m for m in FILES if m.startswith('teach.')] + ['tools.doctor', 'tools.config']
 
 

@@ -9,6 +9,8 @@ __all__ = ['EXPLICIT_UP_TO', 'attention_weights', 'attention', 'MultiHeadAttenti
 import torch
 from torch import nn
 import torch.nn.functional as F
+from .patches import check_shape
+torch.fx.wrap('check_shape')
 
 # %% ../nbs/02_attention.ipynb #4ef1c74f
 def attention_weights(
@@ -49,6 +51,14 @@ EXPLICIT_UP_TO = {(torch.float32, True): 32, (torch.bfloat16, True): 512,
                   (torch.bfloat16, False): 512}
 
 # %% ../nbs/02_attention.ipynb #d45569ac
+@torch.fx.wrap  # one call for torch.fx, which cannot follow an `if` about a shape
+def _explicit_or_fused(q, k, v, attn_drop, training):
+    few = EXPLICIT_UP_TO.get((v.dtype, training), 0)
+    if q.device.type == 'cpu' and q.shape[2] <= few:  # Eq. 6 and 7
+        return F.dropout(attention_weights(q, k), attn_drop, training) @ v
+    p = attn_drop if training else 0.
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=p)
+
 class MultiHeadAttention(nn.Module):
     """Multi-head self-attention, Eq. 5 to 8 in Appendix A of the paper: tokens (B,T,D)
     -> (B,T,D), any floating dtype.
@@ -79,20 +89,14 @@ class MultiHeadAttention(nn.Module):
 
     def split_heads(self, x):
         "Tokens (B,T,D) to q, k and v, each (B,H,T,d), q and k after their norm: Eq. 5."
-        if x.ndim != 3 or x.shape[-1] != self.qkv.in_features:
-            raise ValueError(f"attention wants tokens (B, T, {self.qkv.in_features}), "
-                             f"not {tuple(x.shape)}")
+        D = self.qkv.in_features
+        check_shape(x, (None, None, D), f"attention wants tokens (B, T, {D}), not {{}}")
         x = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B,T,3,H,d)
         q, k, v = x.permute(2, 0, 3, 1, 4)                  # (3,B,H,T,d)
         return self.q_norm(q), self.k_norm(k), v
 
     def forward(self, x):
         q, k, v = self.split_heads(x)
-        few = EXPLICIT_UP_TO.get((v.dtype, self.training), 0)
-        if x.device.type == 'cpu' and x.shape[1] <= few:  # Eq. 6 and 7
-            x = F.dropout(attention_weights(q, k), self.attn_drop, self.training) @ v
-        else:
-            p = self.attn_drop if self.training else 0.
-            x = F.scaled_dot_product_attention(q, k, v, dropout_p=p)
+        x = _explicit_or_fused(q, k, v, self.attn_drop, self.training)
         x = x.transpose(1, 2).flatten(2)  # (B,H,T,d) -> (B,T,H,d) -> (B,T,D)
         return self.drop(self.proj(x))    # Eq. 8

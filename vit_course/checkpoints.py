@@ -210,16 +210,20 @@ def convert_checkpoint(
     format:str='auto',    # of the source, a name in `TABLES`
     img_size:int|tuple[int,int]=None, # pixels of the new model; as before when None
     resize:str='auto',    # of positions, a name in `RESIZE`
+    save=None,            # f(report, target) that writes; None: as the ending says
     **said                # what it does not say: heads, act, norm_eps, pool, part
 )->LoadReport:            # `report.model` is what was saved
     """Write a checkpoint in another format, or for another image size. CheckpointError
     as from `load_checkpoint`; ValueError for another ending."""
     target = Path(target)
-    if target.suffix not in ('.safetensors', '.npz'):
-        raise ValueError(f"{target}: the new file must end with .safetensors or .npz")
+    ours = {'.safetensors': save_checkpoint, '.npz': save_npz}
+    if not save and target.suffix not in ours:
+        raise ValueError(f"{target}: the new file must end with .safetensors or .npz "
+                         "(or .onnx: vit_weights convert)")
     report = inspect_checkpoint(None, source, format, **said)
     if img_size:
         report.model = empty_model(replace(report.model.cfg, img_size=img_size))
     load_checkpoint(report.model, source, format, resize=resize, **said)
-    (save_npz if target.suffix == '.npz' else save_checkpoint)(report.model, target)
+    if save: save(report, target)
+    else: ours[target.suffix](report.model, target)
     return report

@@ -38,6 +38,11 @@ class MLP(nn.Module):
     def forward(self, x): return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
 
 # %% ../nbs/03_encoder.ipynb #9240eade
+@torch.fx.wrap  # one call for torch.fx, which does not know how many axes x has
+def _drop_images(x, p):
+    keep = x.new_empty(x.shape[0], *[1]*(x.ndim-1))  # (B,1,...): one draw an image
+    return x * (keep.bernoulli_(1 - p) / (1 - p))
+
 class DropPath(nn.Module):
     """Stochastic depth: in training, each image of (B,...) is 0 with probability `p`.
 
@@ -52,9 +57,7 @@ class DropPath(nn.Module):
         self.p = p
 
     def forward(self, x):
-        if not self.training or self.p == 0: return x
-        keep = x.new_empty(len(x), *[1]*(x.ndim-1))  # (B,1,...): one draw an image
-        return x * (keep.bernoulli_(1 - self.p) / (1 - self.p))
+        return _drop_images(x, self.p) if self.training and self.p else x
 
     def extra_repr(self): return f'p={self.p}'
 

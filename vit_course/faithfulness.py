@@ -37,7 +37,7 @@ def ablate(
         return ((args[0].unflatten(-1, (attn.heads, -1)) * keep).flatten(-2),)
     handle = attn.proj.register_forward_pre_hook(without)
     try:
-        with disable_compile(model): yield
+        with disable_compile(): yield
     finally: handle.remove()
 
 # %% ../nbs/09b_faithfulness.ipynb #67436fcd

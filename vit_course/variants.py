@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from .vit import STEMS
 
 # %% ../nbs/04b_variants.ipynb #42e15bd9
+@torch.fx.wrap  # one call for torch.fx, which cannot calculate with a shape
 def pad_same(x, kernel, stride, value=0.):
     """Pad (B,C,H,W) as TensorFlow's SAME does for a square kernel: output
     ceil(H/stride), the odd row and column at the end."""

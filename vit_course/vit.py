@@ -10,8 +10,10 @@ import importlib
 from dataclasses import dataclass, fields, replace
 import torch
 from torch import nn
-from .patches import PatchEmbed, pair, sincos2d
+from .patches import PatchEmbed, check_shape, pair, sincos2d
 from .encoder import ACTIVATIONS, Encoder
+from .tools.backbone import BackboneMixin
+torch.fx.wrap('check_shape')
 
 # %% ../nbs/04_vit.ipynb #fd5529a3
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def _stem(field):
         STEMS[field] = getattr(importlib.import_module(module), name)
     return STEMS[field]
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(BackboneMixin, nn.Module):
     """The Vision Transformer (the paper's Section 3.1 and Figure 1). Images (B,C,H,W)
     -> logits (B,K), float32 unless autocast. ValueError when the images do not have the
     size or the channels that the model was built for."""
@@ -136,16 +138,14 @@ class VisionTransformer(nn.Module):
     def embed(self, x):
         "Images (B,C,H,W) -> z_0 (B,n_prefix+N,D): class, registers, patches (Eq. 1)."
         expected = self.cfg.in_chans, *pair(self.cfg.img_size)
-        if x.ndim != 4 or tuple(x.shape[1:]) != expected:
-            raise ValueError(
-                f"this model takes images of shape (B, {', '.join(map(str, expected))}"
-                f"), got {tuple(x.shape)}: resize the images, or build it with "
-                "create_vit(..., img_size=, in_chans=)")
-        tokens = self.patch_embed(self.stem(x))
-        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), tokens], dim=1)
+        check_shape(x, (None, *expected), "this model takes images of shape (B, "
+                    f"{', '.join(map(str, expected))}), got {{}}: resize the images, "
+                    "or build it with create_vit(..., img_size=, in_chans=)")
+        tokens, B = self.patch_embed(self.stem(x)), x.shape[0]
+        tokens = torch.cat([self.cls_token.expand(B, -1, -1), tokens], dim=1)
         if self.pos_embed is not None: tokens = tokens + self.pos_embed
         if self.reg_token is not None:
-            registers = self.reg_token.expand(len(x), -1, -1)
+            registers = self.reg_token.expand(B, -1, -1)
             tokens = torch.cat([tokens[:, :1], registers, tokens[:, 1:]], dim=1)
         return self.drop(tokens)
 

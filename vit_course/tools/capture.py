@@ -6,7 +6,10 @@
 __all__ = ['evaluating', 'disable_compile', 'Captured', 'choose_layers', 'check_head', 'capture_attention']
 
 # %% ../../nbs/tools/capture.ipynb #2e290dd2
-from contextlib import ExitStack, contextmanager
+import copy, sys
+from collections import OrderedDict
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 import numpy as np, torch
 from torch import nn
 from ..attention import MultiHeadAttention
@@ -22,17 +25,14 @@ def evaluating(model:nn.Module): # any module
         for m, training in modes: m.training = training
 
 @contextmanager
-def disable_compile(model:nn.Module): # any module
-    "Compiled parts run as they are written inside: hooks do not reach into compiled code."
+def disable_compile():
+    "Whatever torch.compile has made runs as it is written: hooks do not reach into compiled code."
     with ExitStack() as stack:
-        for m in model.modules():
-            if getattr(m, '_compiled_call_impl', None) is not None:         # model.compile()
-                stack.callback(setattr, m, '_compiled_call_impl', m._compiled_call_impl)
-                m._compiled_call_impl = None
-            if '_orig_mod' in m._modules:                                   # torch.compile(model)
-                stack.callback(m.__dict__.__setitem__, 'forward', m.__dict__['forward'])
-                m.__dict__['forward'] = m._modules['_orig_mod'].__call__
-        yield model
+        # without Dynamo nothing is compiled, and asking would take a second
+        if 'torch._dynamo' in sys.modules and not torch.compiler.is_compiling():
+            with suppress(RuntimeError):   # of code that is itself called by compiled code
+                stack.enter_context(torch.compiler.set_stance('force_eager'))
+        yield
 
 # %% ../../nbs/tools/capture.ipynb #f4e9ab1d
 class Captured:
@@ -124,6 +124,31 @@ def check_head(
         raise ValueError(f"there is no head {head}: each layer has {H}, from 0 to {H - 1}")
 
 # %% ../../nbs/tools/capture.ipynb #03b314ef
+class _Note:
+    "A forward hook that notes q or k; a deepcopy of its module goes without it."
+    def __init__(self, cap, layer, name): self.cap, self.layer, self.name = cap, layer, name
+    def __call__(self, module, args, out): self.cap._record(self.layer, self.name, out)
+
+    @contextmanager
+    def on(self, module):
+        handle = module.register_forward_hook(self)
+        module.__deepcopy__ = partial(_copy_without_notes, module)
+        try: yield
+        finally:
+            handle.remove()
+            if _other_hooks(module) == module._forward_hooks: # no other capture
+                vars(module).pop('__deepcopy__', None)
+
+def _other_hooks(module):
+    hooks = module._forward_hooks.items()
+    return OrderedDict((key, hook) for key, hook in hooks if not isinstance(hook, _Note))
+
+def _copy_without_notes(module, memo):
+    same = copy.copy(module)
+    same._forward_hooks = _other_hooks(module)
+    del same.__deepcopy__
+    return copy.deepcopy(same, memo)
+
 @contextmanager
 def capture_attention(
     model:nn.Module,              # a VisionTransformer, also compiled or wrapped
@@ -137,7 +162,8 @@ def capture_attention(
     A) is computed beside it, in float32 even under autocast, when you read `cap.weights`. With
     `queries` only their rows are computed, never T x T. After several forward passes, the last one
     counts. Dropout of the weights (`attn_drop`, in training) comes after what is shown. Compiled
-    models run uncompiled inside. The model is restored on every exit. ValueError for a layer that
+    code runs uncompiled inside, whichever model it is of. A deepcopy made inside is a model like any
+    other, and writes nothing here. The model is restored on every exit. ValueError for a layer that
     does not exist; RuntimeError at the end when a layer asked for never ran; an exception of the
     block itself goes through."""
     blocks = [m for m in model.modules() if isinstance(m, MultiHeadAttention)]
@@ -146,12 +172,11 @@ def capture_attention(
                          "capture")
     if isinstance(queries, (torch.Tensor, np.ndarray)): queries = queries.tolist()
     cap = Captured(choose_layers(layers, len(blocks)), queries)
-    def note(i, name): return lambda module, args, out: cap._record(i, name, out)
     with ExitStack() as stack:
-        stack.enter_context(disable_compile(model))
+        stack.enter_context(disable_compile())
         for i in set(cap.layers):
             for name in 'qk':                        # the last modules that q and k go through
                 norm = getattr(blocks[i], f'{name}_norm')
-                stack.callback(norm.register_forward_hook(note(i, name)).remove)
+                stack.enter_context(_Note(cap, i, name).on(norm))
         yield cap
     cap._get(cap.layers[0])

@@ -7,7 +7,7 @@ __all__ = ['COMMANDS', 'OneLineParser', 'train_config', 'vit_train', 'vit_sweep'
            'vit_weights', 'vit_attention', 'main']
 
 # %% ../../nbs/tools/commands.ipynb #4671aafc
-import argparse, os, sys, textwrap
+import argparse, functools, os, sys, textwrap
 from pathlib import Path
 from .. import __version__
 
@@ -255,7 +255,7 @@ def _weights_parser():
     flag('--part', **part)
     flag = command('convert', 'write a checkpoint in another format, or for another image size')
     flag('source', help='a file, a run folder or a name')
-    flag('target', help='a new file that ends with .safetensors or .npz')
+    flag('target', help='a new file that ends with .safetensors, .npz or .onnx')
     flag('--format', choices=_FORMATS, default='auto',
          help='of the source (auto: see for yourself)')
     flag('--heads', **heads)
@@ -264,6 +264,8 @@ def _weights_parser():
          help='pixels of the new model: a side, or height and width')
     flag('--resize', choices=_RESIZES, default='auto',
          help="for positions (auto: as the source's library does)")
+    flag('--attention', action='store_true',
+         help='the ONNX model gives the attention weights of all layers beside the logits')
     return p
 
 def vit_weights(
@@ -274,9 +276,13 @@ def vit_weights(
     with _loading():
         from vit_course.checkpoints import convert_checkpoint
         from vit_course.tools.hub import weights_and_say
-    status = weights_and_say(args, convert_checkpoint)
+        convert = convert_checkpoint
+        if args.command == 'convert' and (args.attention or Path(args.target).suffix == '.onnx'):
+            from vit_course.tools.export import convert_to_onnx
+            convert = functools.partial(convert_to_onnx, attention=args.attention)
+    status = weights_and_say(args, convert)
     here = dict(fetch='name', convert='target').get(args.command)
-    if not here: return status
+    if not here or convert is not convert_checkpoint: return status
     found = getattr(args, here)
     return _ended(status, f"vit_attention {found if here == 'target' else found[0]} IMAGE")
 

@@ -14,8 +14,6 @@ with warnings.catch_warnings():
 from torch import nn
 
 # %% ../../nbs/tools/optimizers.ipynb #70054a9f
-_TOKENS = 'cls_token', 'reg_token', 'pos_embed'
-
 def _matrices_of_blocks(model):
     "{id of a parameter: number of maps in it} for the matrices inside of the encoder."
     return {id(p): 3 if n.endswith('qkv.weight') else 1
@@ -30,7 +28,8 @@ def make_optimizer(model:nn.Module,      # whose parameters to train
     """SGD, AdamW or Muon, fused where PyTorch can, with weight decay for the weights of linear
     maps and convolutions alone. ValueError for another name."""
     params = [p for p in model.parameters() if p.requires_grad]
-    tokens = {id(p) for n, p in model.named_parameters() if n in _TOKENS}
+    names = getattr(model, 'no_weight_decay', set)()       # as timm's models have it, too
+    tokens = {id(p) for n, p in model.named_parameters() if n in names}
     decay = [p for p in params if p.ndim >= 2 and id(p) not in tokens]
     rest = [p for p in params if p.ndim < 2 or id(p) in tokens]
     groups = [dict(params=decay, weight_decay=weight_decay),
