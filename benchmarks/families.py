@@ -45,6 +45,7 @@ def sparse_file(state, path):
         header[name] = dict(dtype=KINDS[t.dtype], shape=list(t.shape), data_offsets=[end, end + size])
         end += size
     text = json.dumps(header).encode()
+    text += b' '*(-len(text) % 8)
     with open(path, 'wb') as f:
         f.write(struct.pack('<Q', len(text)) + text)
         f.truncate(8 + len(text) + end)
