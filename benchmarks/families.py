@@ -17,6 +17,7 @@ broken     an exception that is no CheckpointError: this must not be, either
 unbuilt    the library itself could not build it here
 """
 import argparse, json, os, random, re, struct, sys, tempfile, time, warnings
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -98,9 +99,10 @@ def fields_differ(cfg, facts):
     return ', '.join(f'{f} {getattr(cfg, f)}, not {v}' for f, v in facts.items() if v is not None and getattr(cfg, f) != v)
 
 
-def judge(name, meta, facts, small, theirs, folder, write_config=None, limit=1e-5):
+def judge(name, meta, facts, small, theirs, folder, write_config=None, limit=1e-5, **changed):
     """A row for a model: `meta` of full size on the meta device, `facts` of it, `small()` a model of few blocks to be really made,
-    `theirs(peer, x)` its outputs, `write_config(model, path)` for the config.json that its library writes."""
+    `theirs(peer, x)` its outputs, `write_config(model, path)` for the config.json that its library writes. `changed` are fields of the
+    small model that differ from the large one's."""
     row, ways = dict(name=name), {'alone': False} | ({'with_config': True} if write_config else {})
     peer = None
     for way, config in ways.items():
@@ -122,7 +124,7 @@ def judge(name, meta, facts, small, theirs, folder, write_config=None, limit=1e-
                 torch.save(peer.state_dict(), at/'m.pth')
                 if config: write_config(peer, at/'config.json')
                 else: (at/'config.json').unlink(missing_ok=True)
-                again, verdict, problem = attempt(load_checkpoint, None, at/'m.pth', **({} if config else found))
+                again, verdict, problem = attempt(load_checkpoint, None, at/'m.pth', **({} if config else found | changed))
                 if again is None: row[way], line = 'different', f'two blocks: {verdict}: {problem}'
                 else:
                     difference = compare(peer, again, theirs)
@@ -168,20 +170,30 @@ def timm_models(match=''):
         if re.search(match, name): yield name
 
 
-def timm_meta(name):
+@contextmanager
+def on_meta():
+    "Build on the meta device, without the time that it takes to fill nothing with random numbers."
+    fills = 'normal_', 'uniform_', 'erfinv_', 'zero_', 'fill_'
+    for name in fills: setattr(torch.Tensor, name, lambda t, *args, **kwargs: t)
+    try:
+        with torch.device('meta'): yield
+    finally:
+        for name in fills: delattr(torch.Tensor, name)
+
+
+def timm_meta(name, **kwargs):
     import timm
-    with torch.device('meta'): return timm.create_model(name)
+    with on_meta(): return timm.create_model(name, **kwargs)
 
 
-def timm_small(name):
+def timm_small(name, meta):
     "A model of the same architecture with two blocks and a small image, as far as its constructor allows."
     import timm
-    meta, tries = timm_meta(name), []
+    tries = []
     patch = pair(meta.patch_embed.patch_size) if hasattr(meta.patch_embed, 'patch_size') else (16, 16)
     size = tuple(4*p*(8 if hasattr(meta.patch_embed, 'backbone') else 1) for p in patch)
     for kw in (dict(depth=2, img_size=size), dict(depth=2), dict(img_size=size), {}):
-        try:
-            with torch.device('meta'): small = timm.create_model(name, **kw)
+        try: small = timm_meta(name, **kw)
         except Exception as e:
             tries.append(e)
             continue
@@ -203,7 +215,7 @@ def timm_rows(names, folder):
             continue
         facts = timm_facts(meta)
         limit = 1e-4 if hasattr(getattr(meta, 'patch_embed', None), 'backbone') else 1e-5
-        yield judge(name, meta, facts, lambda: timm_small(name), lambda m, x: m(x), folder, timm_config, limit) | dict(vit=bool(facts))
+        yield judge(name, meta, facts, lambda: timm_small(name, meta), lambda m, x: m(x), folder, timm_config, limit) | dict(vit=bool(facts))
 
 
 # ---- torchvision
@@ -213,9 +225,9 @@ def torchvision_models(match=''):
     return [n for n in models.list_models() if re.search(match, n) and not n.startswith('quantized_')]
 
 
-def torchvision_meta(name, **kwargs):
+def torchvision_meta(name):
     from torchvision import models
-    with torch.device('meta'): return models.get_model(name, weights=None, **({'weights_backbone': None} if 'detection' in models.get_model_builder(name).__module__
+    with on_meta(): return models.get_model(name, weights=None, **({'weights_backbone': None} if 'detection' in models.get_model_builder(name).__module__
                                                                               or 'segmentation' in models.get_model_builder(name).__module__ else {}))
 
 
@@ -283,17 +295,17 @@ def hf_rows(names, folder):
     transformers.utils.logging.set_verbosity_error()
     for name in names:
         try:
-            with torch.device('meta'): meta = getattr(transformers, name)(hf_config(name))
+            with on_meta(): meta = getattr(transformers, name)(hf_config(name))
         except Exception as e:
             yield dict(name=name, alone='unbuilt', alone_line=f'{type(e).__name__}: {str(e)[:120]}')
             continue
         def small():
-            with torch.device('meta'): size = sum(p.numel() for p in getattr(transformers, name)(hf_config(name, **SMALL)).parameters())
+            with on_meta(): size = sum(p.numel() for p in getattr(transformers, name)(hf_config(name, **SMALL)).parameters())
             if size > LARGEST: return nn.Linear(LARGEST + 1, 1, device='meta')
             return getattr(transformers, name)(hf_config(name, **SMALL)).eval()
         def write(model, path): path.write_text(model.config.to_json_string(use_diff=False))
         facts = hf_facts(meta)
-        yield judge(name, meta, facts, small, hf_output, folder, write) | dict(vit=bool(facts))
+        yield judge(name, meta, facts, small, hf_output, folder, write, heads=SMALL['num_attention_heads']) | dict(vit=bool(facts))
 
 
 LIBRARIES = dict(timm=(timm_models, timm_rows), torchvision=(torchvision_models, torchvision_rows), transformers=(hf_models, hf_rows))

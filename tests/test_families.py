@@ -43,7 +43,7 @@ def test_a_difference_is_found(tmp_path):
     meta = families.timm_meta('vit_tiny_patch16_224')
     facts = families.timm_facts(meta)
     def judge(facts=facts, theirs=lambda m, x: m(x)):
-        return families.judge('vit', meta, facts, lambda: families.timm_small('vit_tiny_patch16_224'), theirs, tmp_path)['alone']
+        return families.judge('vit', meta, facts, lambda: families.timm_small('vit_tiny_patch16_224', meta), theirs, tmp_path)['alone']
     assert judge() == 'equal'
     assert judge(facts | dict(heads=6)) == judge(theirs=lambda m, x: m(x)*1.001) == 'different'
     def crash(*args): raise KeyError('x')

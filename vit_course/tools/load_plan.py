@@ -128,6 +128,7 @@ def _plan_positions(file, model, report, rows, resize, grid):
 def _plan_said(file, cfg, report, steps):
     "What is said of a file and does not hold for the model. (`plan` compares shapes.)"
     for f, (value, who) in file.said.items():
+        if f not in HIDDEN: continue
         fits = value == getattr(cfg, f) or f == 'norm_eps' or who == 'its shape'
         new_head = 'head.weight' in steps or not cfg.num_classes
         if fits or f == 'pool' and new_head: continue

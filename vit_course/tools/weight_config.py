@@ -331,12 +331,13 @@ def eps_of(file):
     return file.said.get('norm_eps', (None,))[0]
 
 # %% ../../nbs/tools/weight_config.ipynb #fa51d37c
-_EXAMPLES = dict(heads=4, act="'gelu'", norm_eps=1e-6, pool="'cls'")
+_EXAMPLES = dict(heads=4, act='gelu', norm_eps=1e-6, pool='cls')
 
-def how_to_say(fields):
+def how_to_say(fields, **examples):
     "How a caller says these fields, in Python and on the command line."
-    python = ', '.join(f'{f}={_EXAMPLES[f]}' for f in fields)
-    flags = ' '.join(f'--{f} {_EXAMPLES[f]}' for f in fields).replace("'", '')
+    examples = {f: (_EXAMPLES | examples)[f] for f in fields}
+    python = ', '.join(f'{f}={value!r}' for f, value in examples.items())
+    flags = ' '.join(f'--{f} {value}' for f, value in examples.items())
     return f"load_checkpoint(None, file, {python}) or `vit_weights convert FILE NEW {flags}`"
 
 def _listed(words): return ' and '.join(filter(None, [', '.join(words[:-1]), *words[-1:]]))
@@ -354,13 +355,15 @@ def complete(file):
     rows = look_up(file)
     values = {f: {row[f] for row in rows} for f in missing}
     unclear = [f for f in missing if len(values[f]) != 1 or None in values[f]]
-    how = f"say so, as in {how_to_say(unclear)}"
     if unclear and rows:
         f = unclear[0]
-        ways = '; '.join(f"{say(f, value)} as {_named([r for r in rows if r[f] == value])}"
-                         for value in sorted(values[f], key=str))
-        raise file.error(f"its shapes are those of published models that differ: {ways}: {how}")
+        ways = {v: _named([r for r in rows if r[f] == v]) for v in sorted(values[f], key=str)}
+        ways_in_words = '; '.join(f"{say(f, value)} as {names}" for value, names in ways.items())
+        how = how_to_say([f], **{f: next(iter(ways))})
+        raise file.error("its shapes are those of published models that differ: "
+                         f"{ways_in_words}: say so, as in {how}")
     if unclear:
+        how = f"say so, as in {how_to_say(unclear)}"
         facts = "({dim} wide, {depth} blocks, MLP of {mlp_dim})".format(**signature_of(file))
         words = ['how many heads it has' if f == 'heads' else f for f in unclear]
         raise file.error(f"{_listed(words)} {'are' if words[1:] else 'is'} in no shape of it "
