@@ -120,7 +120,7 @@ def test_published_models_that_differ_are_asked_about(monkeypatch):
     row = next(r for r in published() if 'vit_tiny_patch16_224' in r['names'])
     other = row | dict(heads=12, norm_eps=1e-5, names=['vit_other'])
     monkeypatch.setattr(weight_config, 'published', lambda: [row, other])
-    with pytest.raises(CheckpointError, match='12 heads as vit_other; 3 heads as .*heads=4'):
+    with pytest.raises(CheckpointError, match='12 heads as vit_other; 3 heads as .*heads=12'):
         Headers('a.pth', shapes).config()
     cfg, assumed = Headers('a.pth', shapes).config(norm_eps=1e-5)
     assert cfg.heads == 12 and set(assumed) == {'heads', 'act', 'pool'}

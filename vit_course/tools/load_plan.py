@@ -185,7 +185,8 @@ def _sources(file, report):
     "{field: (value, who says so)} of a file's model."
     cfg = report.model.cfg
     ours = {f: (getattr(cfg, f), 'the model that was given') for f in HIDDEN}
-    said = {f: fact for f, fact in file.said.items() if f not in ours or fact[0] == ours[f][0]}
+    said = {f: fact for f, fact in file.said.items() if fact[0] == ours.get(f, fact)[0]
+            or f in report.adjusted}
     if names := report.classes:
         who = 'its metadata' if config_of(file) else 'its config.json'
         said['classes'] = f"{len(names)} names", who
