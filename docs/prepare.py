@@ -215,6 +215,7 @@ def reference():
     for (name, _), help in zip(scripts, shown): text.append(f'## {name}\n\n```text\n{help.strip()}\n```\n')
     (folder/'command_line.qmd').write_text('\n'.join(text), encoding='utf-8')
     (folder/'fastai_verbs.qmd').write_text(fastai_verbs(), encoding='utf-8')
+    (folder/'families.qmd').write_text(families(), encoding='utf-8')
     rows = {}
     for page in sorted(folder.glob('*.qmd')):
         head = yaml.safe_load(page.read_text(encoding='utf-8').split('---')[1])
@@ -260,6 +261,32 @@ def fastai_verbs(results=root/'report'/'results'):
     lines += [f'| `{verb}` | ' + ' | '.join(cells) + ' |' for verb, cells in rows.items()]
     made = '; '.join(f"fastai {r['fastai']} with fastcore {r['fastcore']}, {r['date']}" for r in read)
     return '\n'.join(lines) + f'\n\nMade by `{read[0]["command"]}` ({made}). Where a cell says that it fails, fastai alone fails in the same way: its export cannot pickle its own loaders in that version.\n'
+
+
+def families(results=root/'report'/'results'):
+    "A page of which models of other libraries load, from `benchmarks/families.py`: counts, and a row for each Vision Transformer."
+    made = json.loads((results/'families.json').read_text(encoding='utf-8'))
+    ways = {'alone': 'weights alone', 'with_config': 'with config.json'}
+    lines = ['---\ntitle: Models of other libraries\ndescription: Which Vision Transformers of timm, torchvision and transformers load from '
+             'their own files, with the same outputs, and which are refused.\n---\n',
+             'A model is *equal* when what no shape shows was found, and the outputs of both libraries agree for a model of two blocks; *asked* when the '
+             'file is refused with a line that asks for a field nobody says; *refused* when it is refused with another line.\n',
+             '| library | models | Vision Transformers | file | equal | asked | refused | different |', '|---|--:|--:|---|--:|--:|--:|--:|']
+    for library, c in made['counts'].items():
+        for way, text in ways.items():
+            if way not in c: continue
+            n = ' | '.join(str(c[way].get(v, 0)) for v in ('equal', 'asked', 'refused', 'different'))
+            lines.append(f"| {library} {made['libraries'][library]} | {c['models']} | {c['vits']} | {text} | {n} |")
+    lines += [f"\nMade by `{made['command']}` ({made['date']}).\n"]
+    for library, rows in made['rows'].items():
+        vits = [r for r in rows if r.get('vit')]
+        if not vits: continue
+        lines += [f'## {library}\n', '| model | weights alone | with config.json | why not |', '|---|---|---|---|']
+        for r in vits:
+            why = (r.get('alone_line') or r.get('with_config_line') or '').split(': say so')[0].replace('|', '/').replace('<', '&lt;')
+            lines.append(f"| `{r['name']}` | {r.get('alone', '–')} | {r.get('with_config', '–')} | {why[:90]} |")
+        lines.append('')
+    return '\n'.join(lines)
 
 
 LIVE = """import io, sys

@@ -249,11 +249,10 @@ def test_scale(attention, flag, scale):
     assert attention('a.png', '--scale', flag)[0] == 0 and results()['scale'] == scale
 
 
-def test_scale_of_published_checkpoints(checkpoint):
+def test_scale_that_nobody_says():
     from types import SimpleNamespace as N
-    from vit_course.tools.hub import CHECKPOINTS, scale_of
-    for name, c in CHECKPOINTS.items():
-        for path in (c.file, f'elsewhere/{c.file}'): assert scale_of(path, N(path=__import__('pathlib').Path(path), format='timm', metadata={})) == c.scale
-    of = lambda **kw: scale_of('x.pth', N(path=checkpoint, **kw))
-    assert of(format='dinov2', metadata={}) == 'imagenet' and of(format='timm', metadata={}) == 'half'
-    assert of(format='vit_course', metadata=dict(scale='imagenet')) == 'imagenet' and of(format='vit_course', metadata=dict(scale='odd')) == 'half'
+    from vit_course.checkpoints import CheckpointError
+    from vit_course.tools.hub import scale_of
+    assert scale_of('x.pth', N(scale='imagenet')) == 'imagenet'
+    with pytest.raises(CheckpointError, match='--scale half'): scale_of('x.pth', N(scale=None))
+    with pytest.warns(UserWarning, match='assumed scale half'): assert scale_of('x.pth', N(scale=None), usual='half') == 'half'

@@ -196,7 +196,7 @@ def test_hf_vit(tmp_path, names, size):
     "As `save_pretrained` writes it, and under the names that the modules have in memory."
     peer = shake(transformers.ViTForImageClassification(transformers.ViTConfig(num_labels=7, num_hidden_layers=12)))
     path = save_peer(peer, tmp_path/('hf' if names == 'folder' else names))
-    check(peer, lambda m, x: m(x, interpolate_pos_encoding=True).logits, path, 'hf', dict(model_type='ViT-B_16', num_classes=7), size)
+    check(peer, lambda m, x: m(x, interpolate_pos_encoding=True).logits, path, 'hf', dict(model_type='ViT-B_16', num_classes=7, norm_eps=1e-12), size)
 
 def test_hf_vit_with_pooler(tmp_path):
     cfg = transformers.ViTConfig(num_hidden_layers=2, hidden_size=32, num_attention_heads=2, intermediate_size=64, image_size=16, patch_size=8)

@@ -1,6 +1,7 @@
-"""What no shape of a checkpoint shows (heads, activation, epsilon, pooling) is read, assumed aloud,
-or asked for. A model that is built from a file alone gives the numbers of the library that wrote
-it, or an error; never silently others."""
+"""What no shape of a checkpoint shows (heads, activation, epsilon, pooling, the scale of images) is
+said by the call, the file, what lies beside it, or a table of published models; else it is asked
+for. A model that is built from a file alone gives the numbers of the library that wrote it, or an
+error; never silently others."""
 import json, warnings
 from functools import partial
 from pathlib import Path
@@ -8,13 +9,14 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from reference import google_arrays
 from safetensors.torch import save_file
-from vit_course.checkpoints import (CHECKPOINTS, CheckpointError, inspect_checkpoint,
-                                    load_checkpoint, save_checkpoint, save_npz, verify_checkpoint)
+from vit_course.checkpoints import (CHECKPOINTS, CheckpointError, convert_checkpoint,
+                                    inspect_checkpoint, load_checkpoint, save_checkpoint, save_npz,
+                                    verify_checkpoint)
 from vit_course.tools.commands import vit_weights
 from vit_course.patches import pair
 from vit_course.tools.hub import known_by_file
 from vit_course.tools.load_plan import empty_model, plan
-from vit_course.tools.weight_config import HIDDEN, PUBLISHED, gather, guess_config
+from vit_course.tools.weight_config import HIDDEN, gather, guess_config, mean_and_std, published
 from vit_course.tools.weight_files import (LAYOUTS, READ_ERRORS, CheckpointFile, locate_tensor,
                                            recognise)
 from vit_course.vit import CONFIGS, create_vit
@@ -52,6 +54,10 @@ def same(report, theirs):
     x = torch.randn(2, c.in_chans, *pair(c.img_size), generator=torch.Generator().manual_seed(1))
     with torch.no_grad(): assert relative(report.model.eval()(x), theirs(x)) < 1e-4
 
+SAID = dict(act='gelu', norm_eps=1e-6, pool='cls')
+
+def flags(**said): return [word for f, value in said.items() for word in (f'--{f}', str(value))]
+
 def refused(reason, source, **said):
     with pytest.raises(CheckpointError, match=reason) as e: load_checkpoint(None, source, **said)
     assert '\n' not in str(e.value)
@@ -70,8 +76,8 @@ class Headers(CheckpointFile):
 # ---- published models are known by all their sizes
 
 def test_every_vit_of_timm_is_right_or_refused():
-    "From the shapes of its tensors. And every row and patch size of our table is one of timm's."
-    seen, loaded = set(), []
+    "From the shapes of its tensors."
+    loaded = []
     modules = 'vision_transformer', 'deit', 'vision_transformer_hybrid'
     for name in [n for m in modules for n in timm.list_models(module=m)]:
         with torch.device('meta'): peer = timm.create_model(name, weight_init='skip')
@@ -86,19 +92,43 @@ def test_every_vit_of_timm_is_right_or_refused():
         assert type(gelu).__name__ == 'GELU' and gelu.approximate == 'none', name
         assert cfg.act == 'gelu', name
         assert set(assumed) == set(HIDDEN), name
-        seen.add((cfg.dim, cfg.depth, cfg.mlp_dim, cfg.patch_size[0]))
         loaded.append(name)
-    assert seen == {(*three, p) for three, (_, _, patches) in PUBLISHED.items() for p in patches}
-    assert len(loaded) > 50 and 'test_vit' not in loaded
-    assert {'vit_so400m_patch14_reg1_tipsv2', 'vit_giant_patch14_224'} <= set(loaded)
+    assert len(loaded) > 50
+    assert {'vit_so400m_patch14_reg1_tipsv2', 'vit_giant_patch14_224',
+            'deit3_small_patch16_224'} <= set(loaded)
+
+def test_the_table_says_where_it_is_from():
+    rows = published()
+    assert len({json.dumps(row) for row in rows}) == len(rows) > 100
+    for row in rows:
+        assert set(row) == {'source', 'format', 'dim', 'depth', 'mlp_dim', 'patch_size', 'features',
+                            'names', *HIDDEN} and row['names'] and row['source']
+        assert row['heads'] is None or row['heads'] > 0
 
 def test_the_papers_models_are_in_the_table():
     for name, c in CONFIGS.items():
-        row = PUBLISHED.get((c.dim, c.depth, c.mlp_dim))
-        if name in ('ViT-digits', 'ViT-tiny_4', 'testing'): assert not row
-        else:
-            _, heads, patches = row
-            assert c.heads == heads and pair(c.patch_size)[0] in patches
+        file = Headers('a.pth', library_shapes(c, 'timm'))
+        if name in ('ViT-digits', 'ViT-tiny_4', 'testing'):
+            with pytest.raises(CheckpointError, match='no published model'): file.config()
+        else: assert file.config()[0].heads == c.heads
+
+def test_published_models_that_differ_are_asked_about(monkeypatch):
+    "By name, and what is said decides between them."
+    from vit_course.tools import weight_config
+    c = CONFIGS['ViT-Ti_16']
+    shapes = library_shapes(c, 'timm')
+    row = next(r for r in published() if 'vit_tiny_patch16_224' in r['names'])
+    other = row | dict(heads=12, norm_eps=1e-5, names=['vit_other'])
+    monkeypatch.setattr(weight_config, 'published', lambda: [row, other])
+    with pytest.raises(CheckpointError, match='12 heads as vit_other; 3 heads as .*heads=12'):
+        Headers('a.pth', shapes).config()
+    cfg, assumed = Headers('a.pth', shapes).config(norm_eps=1e-5)
+    assert cfg.heads == 12 and set(assumed) == {'heads', 'act', 'pool'}
+    with pytest.raises(CheckpointError, match='act, norm_eps and pool are in no shape'):
+        Headers('a.pth', shapes).config(heads=6)
+    monkeypatch.setattr(weight_config, 'published', lambda: [row | dict(act='quick_gelu')])
+    with pytest.raises(CheckpointError, match='has act quick_gelu: only gelu, gelu_tanh'):
+        Headers('a.pth', shapes).config()
 
 def library_shapes(cfg, fmt):
     "Names and shapes of a model's tensors as a library keeps them."
@@ -116,7 +146,8 @@ def test_published_files_are_known_by_name_and_nothing_is_assumed(name):
     shapes = library_shapes(theirs, known.format)
     cfg, assumed = Headers(known.file, shapes).config()
     assert (cfg.heads, cfg.act, cfg.pool, assumed) == (theirs.heads, theirs.act, theirs.pool, {})
-    cfg, assumed = Headers('other' + Path(known.file).suffix, shapes).config()
+    said = dict(norm_eps=1e-12) if known.format == 'hf' else {}     # facebook/vit-msn-base has 1e-6
+    cfg, assumed = Headers('other' + Path(known.file).suffix, shapes).config(**said)
     assert cfg.heads == theirs.heads and ('heads' in assumed) == (known.format != 'npz')
     with pytest.raises(CheckpointError, match=f'{theirs.heads} heads, but the call 2 heads'):
         Headers(known.file, shapes).config(heads=2)
@@ -134,7 +165,7 @@ def test_one_size_off_is_another_model(fmt, change):
     with torch.device('meta'): cfg = create_vit('ViT-B_16', **dict(img_size=64) | change).cfg
     file = Headers('model.bin', library_shapes(cfg, fmt))
     with pytest.raises(CheckpointError, match='how many heads.*heads=4.*--heads'): file.config()
-    assert file.config(heads=6)[0].heads == 6
+    assert file.config(heads=6, **SAID)[0].heads == 6
 
 def test_registers_do_not_matter():
     with torch.device('meta'): cfg = create_vit('ViT-S_14', registers=7, num_classes=0).cfg
@@ -203,9 +234,68 @@ def test_without_its_config_the_file_asks(tmp_path):
     peer = hf_peer('vit', tmp_path, num_attention_heads=6)
     (tmp_path/'config.json').unlink()
     refused('how many heads', tmp_path)
-    report, heard = build(tmp_path, heads=6)
-    assert set(report.assumed) == {'act', 'norm_eps'} and len(heard) == 1
+    refused("act and norm_eps are in no shape.*act='gelu', norm_eps=1e-06", tmp_path, heads=6)
+    report, heard = build(tmp_path, heads=6, act='gelu', norm_eps=1e-12)
+    assert not report.assumed and not heard
+    assert report.said['pool'] == ('cls', "transformers' code")
+    assert report.said['norm_eps'] == (1e-12, 'the call')
     same(report, lambda x: peer(x).logits)
+
+@pytest.mark.parametrize('eps', [1e-6, 1e-3])
+def test_a_norm_eps_that_was_given_is_never_changed(tmp_path, eps):
+    "MSN's models have the names of Hugging Face's ViT, and another epsilon."
+    peer = hf_peer('vit', tmp_path, layer_norm_eps=eps)
+    (tmp_path/'config.json').unlink()
+    kw = dict(img_size=32, patch_size=8, dim=48, heads=4, depth=2, mlp_dim=80, num_classes=5)
+    for model in (create_vit('testing', norm_eps=eps, **kw), None):
+        said = {} if model else dict(heads=4, act='gelu', norm_eps=eps)
+        report = load_checkpoint(model, tmp_path, **said)
+        assert report.model.cfg.norm_eps == eps and not report.adjusted
+        same(report, lambda x: peer(x).logits)
+    assert load_checkpoint(create_vit('testing', **kw), tmp_path, norm_eps=eps).said[
+        'norm_eps'] == (eps, 'the call')
+
+def test_a_given_model_of_another_epsilon_is_doubted_aloud(tmp_path):
+    cfg = transformers.ViTConfig(hidden_size=192, num_attention_heads=3, intermediate_size=768,
+                                 num_labels=2)
+    torch.save(transformers.ViTForImageClassification(cfg).state_dict(), tmp_path/'a.bin')
+    kw = dict(num_classes=2)
+    with pytest.warns(UserWarning, match='nobody says which norm_eps.*1e-06.*have 1e-12'):
+        report = load_checkpoint(create_vit('ViT-Ti_16', **kw), tmp_path/'a.bin')
+    assert report.model.cfg.norm_eps == 1e-6 and not report.adjusted
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        load_checkpoint(create_vit('ViT-Ti_16', norm_eps=1e-12, **kw), tmp_path/'a.bin')
+
+PREPROCESSOR = [
+    (dict(image_mean=[.5]*3, image_std=[.5]*3), 'half'),
+    (dict(image_mean=[.485, .456, .406], image_std=[.229, .224, .225], do_rescale=True,
+          rescale_factor=1/255), 'imagenet'),
+    (dict(image_mean=[.1, .2, .3], image_std=[1, 2, 3]), ([.1, .2, .3], [1, 2, 3])),
+    (dict(image_mean=[.5]*3, image_std=[.5]*3, do_normalize=False), ([0.]*3, [1.]*3)),
+    (dict(image_mean=[127.5]*3, image_std=[127.5]*3, do_rescale=False), 'half'), (dict(), None)]
+
+@pytest.mark.parametrize('config, scale', PREPROCESSOR, ids=str)
+def test_the_scale_of_images_is_read(tmp_path, config, scale):
+    hf_peer('vit', tmp_path)
+    (tmp_path/'preprocessor_config.json').write_text(json.dumps(config))
+    report = build(tmp_path)[0]
+    if scale is None: assert report.scale is None and 'scale' not in report.said
+    elif isinstance(scale, str): assert report.scale == scale
+    else: assert [list(o) for o in mean_and_std(report.scale)] == [list(o) for o in scale]
+    if scale: assert report.said['scale'][1] == 'its preprocessor_config.json'
+    assert build(tmp_path, scale=report.scale or 'clip')[0].scale
+    if scale: refused('but the call scale', tmp_path, scale='[[9], [9]]')
+
+@pytest.mark.parametrize('config', ['[]', '{', '{"image_mean": 1, "image_std": 2}',
+    '{"image_mean": [NaN], "image_std": [1]}', '{"image_mean": [0], "image_std": [0]}',
+    '{"image_mean": [0, 1], "image_std": [1]}', '{"image_mean": ["a"], "image_std": [1]}',
+    '{"image_mean": [1], "image_std": [1], "rescale_factor": 0}',
+    '{"image_mean": [1' + '0'*400 + '], "image_std": [1]}'], ids=lambda t: t[:40])
+def test_what_is_no_preprocessor(tmp_path, config):
+    hf_peer('vit', tmp_path)
+    (tmp_path/'preprocessor_config.json').write_text(config)
+    refused('preprocessor_config.json: ', tmp_path)
 
 def test_classes_have_their_names(tmp_path):
     names = ['ant', 'bee', 'cat', 'dog', 'emu']
@@ -299,23 +389,24 @@ def test_timm_asks(tmp_path, changes):
     save_file(peer.state_dict(), tmp_path/'model.safetensors')
     refused('how many heads', tmp_path)
     heads = changes.get('num_heads', 4)
-    report, heard = build(tmp_path, heads=heads)
+    refused("act, norm_eps and pool are in no shape.*pool='cls'", tmp_path, heads=heads)
+    report, heard = build(tmp_path, heads=heads, **SAID)
     same(report, peer)
-    assert set(report.assumed) == {'act', 'norm_eps', 'pool'} and len(heard) == 1
-    quiet, heard = build(tmp_path, heads=heads, act='gelu', norm_eps=1e-6, pool='cls')
-    assert not heard and not quiet.assumed
+    assert not heard and not report.assumed
+    assert {who for _, who in report.said.values()} == {'the call'}
 
 @pytest.mark.parametrize('heads', [2, 3, 12])
 def test_norms_on_queries_tell_the_heads(tmp_path, heads):
     peer = timm_peer(num_heads=heads, qk_norm=True)
     save_file(peer.state_dict(), tmp_path/'model.safetensors')
-    report = build(tmp_path)[0]
-    assert 'heads' not in report.assumed and report.model.cfg.heads == heads
+    report = build(tmp_path, **SAID)[0]
+    assert report.said['heads'] == (heads, 'its shape') and report.model.cfg.heads == heads
     same(report, peer)
     refused(f'its shape has {heads} heads, but the call 4 heads', tmp_path, heads=4)
 
 @pytest.mark.parametrize('name, kw', [
     ('vit_tiny_patch16_224', dict()), ('vit_tiny_patch16_224', dict(num_heads=6)),
+    ('vit_tiny_patch16_224', dict(depth=2)), ('vit_tiny_patch16_224', dict(mlp_ratio=2)),
     ('vit_tiny_patch16_224', dict(num_heads=12, depth=2)), ('test_vit', dict(num_heads=2)),
     ('vit_tiny_patch16_224', dict(depth=2, num_heads=4, act_layer='gelu_tanh')),
     ('vit_tiny_patch16_224', dict(depth=2, num_heads=3, global_pool='avg', fc_norm=False)),
@@ -325,14 +416,14 @@ def test_timms_own_folders(tmp_path, name, kw):
     peer = shake(timm.create_model(name, **dict(img_size=64, num_classes=7) | kw), std=.1)
     save_for_hf(peer, tmp_path)
     report, heard = build(tmp_path)
-    assert ('heads' in report.assumed) == ('num_heads' not in kw) and len(heard) == 1
-    assert 'pool' not in report.assumed     # timm writes global_pool
+    assert not report.assumed and not heard
+    assert all(report.said[f][1] == 'its config.json' for f in (*HIDDEN, 'scale'))
     same(report, peer)
 
 MEAN = dict(num_heads=3, global_pool='avg')
 
 @pytest.mark.parametrize('kw, reason', [
-    (dict(depth=2), 'how many heads'), (dict(num_heads=3, act_layer='relu'), 'act_layer is relu'),
+    (dict(num_heads=3, act_layer='relu'), 'act_layer is relu'),
     (MEAN, 'fc_norm'), (dict(num_heads=3, norm_layer='rmsnorm'), 'norm_layer'),
     (MEAN | dict(global_pool='avgmax', fc_norm=False), 'global_pool is avgmax'),
     (MEAN | dict(fc_norm=False, pool_include_prefix=True), 'pool_include_prefix')], ids=str)
@@ -340,23 +431,52 @@ def test_timms_folders_that_are_not_ours(tmp_path, kw, reason):
     save_for_hf(timm_tiny(**kw), tmp_path)
     refused(reason, tmp_path)
 
+def test_a_folder_of_another_architecture(tmp_path):
+    save_for_hf(timm_tiny(depth=2), tmp_path)
+    change_config(tmp_path, architecture='vit_small_patch16_224')
+    refused('its architecture, vit_small_patch16_224, has .*, but the weights beside it', tmp_path)
+    change_config(tmp_path, architecture='vit_of_tomorrow')
+    refused('how many heads', tmp_path)
+
+def test_timms_names_of_classes_and_scale(tmp_path):
+    peer = timm_tiny(depth=2)
+    save_for_hf(peer, tmp_path)
+    report = build(tmp_path)[0]
+    assert report.scale == 'half' and report.classes is None
+    about = json.loads((tmp_path/'config.json').read_text())['pretrained_cfg']
+    about |= dict(mean=[.1, .2, .3], std=[.4, .5, .6])
+    names = [f'n{i}' for i in range(7)]
+    change_config(tmp_path, pretrained_cfg=about, label_names=names)
+    report = build(tmp_path)[0]
+    assert mean_and_std(report.scale) == ([.1, .2, .3], [.4, .5, .6])
+    assert report.classes == names and report.said['classes'] == ('7 names', 'its config.json')
+    change_config(tmp_path, label_descriptions={n: f'bird {n}' for n in names})
+    assert build(tmp_path)[0].classes == [f'bird {n}' for n in names]
+    convert_checkpoint(tmp_path, tmp_path/'new.safetensors')
+    again = build(tmp_path/'new.safetensors')[0]
+    assert again.classes == [f'bird {n}' for n in names] and again.scale == report.scale
+    change_config(tmp_path, pretrained_cfg=about | dict(std=[0, 0, 0]))
+    refused('its mean is', tmp_path)
+
 def test_a_published_size_is_assumed_aloud(tmp_path):
     peer = timm_tiny()
     torch.save(peer.state_dict(), tmp_path/'a.pth')
     report, heard = build(tmp_path/'a.pth')
     same(report, peer)
-    line = 'heads 3 (as ViT-Ti has), act gelu, norm_eps 1e-06, pool cls'
-    assert report.assumptions == line and line in heard[0] and 'heads=' in heard[0]
-    assert '\n' not in heard[0]
+    line = 'heads 3, act gelu, norm_eps 1e-06, pool cls (published models of its shapes: '
+    assert report.assumptions.startswith(line) and line in heard[0] and 'heads=' in heard[0]
+    assert '\n' not in heard[0] and 'deit_tiny_patch16_224' in heard[0]
     rows = [row.split() for row in str(report).splitlines()]
-    assert ['assumed', '4', 'heads:', '3', '(as', 'ViT-Ti', 'has)'] in rows
+    assert ['assumed', '4', 'heads:', '3'] in rows
+    assert any(row[:6] == ['said', '3', 'heads:', 'published', 'models', 'of'] for row in rows)
     for call in (inspect_checkpoint, load_checkpoint, lambda _, path: verify_checkpoint(path)):
         with pytest.warns(UserWarning, match='assumed heads 3') as caught:
             call(None, tmp_path/'a.pth')
         assert caught[0].filename == __file__           # the line to look at is the caller's
     six = timm_tiny(num_heads=6)
     torch.save(six.state_dict(), tmp_path/'b.pth')      # nothing in it says so: the caller must
-    same(build(tmp_path/'b.pth', heads=6)[0], six)
+    refused('act, norm_eps and pool are in no shape', tmp_path/'b.pth', heads=6)
+    same(build(tmp_path/'b.pth', heads=6, **SAID)[0], six)
 
 def test_a_given_model_needs_no_assumption(tmp_path):
     peer = timm_peer(num_heads=6)
@@ -378,8 +498,9 @@ def test_torchvision(tmp_path, heads):
         num_classes=5, norm_layer=partial(torch.nn.LayerNorm, eps=1e-3)))
     torch.save(peer.state_dict(), tmp_path/'a.pth')
     refused('how many heads', tmp_path/'a.pth')
+    refused('norm_eps is in no shape', tmp_path/'a.pth', heads=heads)
     report = build(tmp_path/'a.pth', heads=heads, norm_eps=1e-3)[0]
-    assert set(report.assumed) == {'act'}
+    assert not report.assumed and report.said['act'] == ('gelu', "torchvision's code")
     same(report, peer)
 
 @pytest.mark.parametrize('heads', [1, 4, 16])
@@ -410,8 +531,7 @@ def test_our_plain_state_dicts_ask(tmp_path, kw):
         report, heard = build(tmp_path/name, **said)
         same(report, model)
         assert not report.assumed and not heard
-        report, heard = build(tmp_path/name, heads=c.heads)
-        assert set(report.assumed) == {'act', 'norm_eps', 'pool'} and 'pool cls' in heard[0]
+        refused('act, norm_eps and pool are in no shape', tmp_path/name, heads=c.heads)
     report, heard = build(tmp_path/'c.safetensors')     # says all of it
     same(report, model)
     assert not report.assumed and not heard
@@ -419,7 +539,7 @@ def test_our_plain_state_dicts_ask(tmp_path, kw):
 def test_our_norms_on_queries_tell_the_heads(tmp_path):
     model = create_vit('ViT-tiny_4', depth=2, heads=8, qk_norm=True)
     torch.save(model.state_dict(), tmp_path/'a.pt')
-    assert build(tmp_path/'a.pt')[0].model.cfg.heads == 8
+    assert build(tmp_path/'a.pt', **SAID)[0].model.cfg.heads == 8
 
 @pytest.mark.parametrize('said, reason', [
     (dict(heads=4), 'its config has 2 heads, but the call 4 heads'),
@@ -464,11 +584,17 @@ def test_the_command_takes_heads(in_process, command):
     status, out, err = in_process(vit_weights, *command)
     assert status == 2 and out == '' and err.count('\n') == 1 and '--heads' in err
     for wrong in ('0', '-1', '5', 'x'):
-        status, out, err = in_process(vit_weights, *command, '--heads', wrong)
+        status, out, err = in_process(vit_weights, *command, '--heads', wrong, *flags(**SAID))
         assert status == 2 and err.count('\n') == 1
     status, out, err = in_process(vit_weights, *command, '--heads', '6')
+    assert status == 2 and out == '' and err.count('\n') == 1
+    assert '--act gelu --norm_eps 1e-06 --pool cls' in err
+    for wrong in (dict(act='relu'), dict(norm_eps=0), dict(pool='max'), dict(scale='odd')):
+        status, out, err = in_process(vit_weights, *command, '--heads', '6', *flags(**SAID | wrong))
+        assert status == 2 and out == '' and err.count('\n') == 1
+    status, out, err = in_process(vit_weights, *command, '--heads', '6', *flags(**SAID))
     assert (status, err) == (0, '') and out.count('\n') == 1
-    assert 'assumed act gelu, norm_eps 1e-06, pool cls' in out
+    assert '6 heads, act gelu, norm_eps 1e-06, pool cls (the call)' in out
     if command[0] == 'convert': same(build('b.safetensors')[0], model)
 
 def test_the_command_knows_hf_folders(in_process, tmp_path):

@@ -118,15 +118,15 @@ def load_checkpoint(
     head:str='auto',          # 'keep', 'new' (zeros); 'auto': kept for as many classes
     resize:str='auto',        # of positions, a name in `RESIZE`; 'auto': as its library
     grid:tuple[int,int]=None, # of the file's position embeddings, when it is no square
-    **said                    # what it does not say: heads, act, norm_eps, pool, part
+    **said                    # what it does not say: heads, act, norm_eps, pool, scale, part
 )->LoadReport:                # what became of each tensor; `report.model` is the model
     """Fill a model with trained weights of Google (npz), timm, torchvision, Hugging
     Face, DINOv2 or this course; the head and other sizes as in Section 3.1 and 3.2 of
-    the paper. A config.json beside the file is read, too. CheckpointError, with the
-    model as it was, when the file is damaged, does not fit, holds NaN or infinity,
-    contradicts what is said, or when a model is to be built and nobody says how many
-    heads it has. ValueError for an unknown option. UserWarning when a model is built on
-    an assumption."""
+    the paper. `report.said` has who says what no shape shows: the call, the file, the
+    config.json beside it, or published models of the same shapes (with a UserWarning).
+    CheckpointError, with the model as it was, when the file is damaged, does not fit,
+    holds NaN or infinity, contradicts what is said, or when a model is to be built and
+    nobody says one of these fields. ValueError for an unknown option."""
     _check_options(format, head, resize)
     if model is not None: model = unwrap_model(model)
     with open_weights(source, format, **said) as file:
@@ -211,13 +211,12 @@ def convert_checkpoint(
     img_size:int|tuple[int,int]=None, # pixels of the new model; as before when None
     resize:str='auto',    # of positions, a name in `RESIZE`
     save=None,            # f(report, target) that writes; None: as the ending says
-    **said                # what it does not say: heads, act, norm_eps, pool, part
+    **said                # what it does not say: heads, act, norm_eps, pool, scale, part
 )->LoadReport:            # `report.model` is what was saved
     """Write a checkpoint in another format, or for another image size. CheckpointError
     as from `load_checkpoint`; ValueError for another ending."""
     target = Path(target)
-    ours = {'.safetensors': save_checkpoint, '.npz': save_npz}
-    if not save and target.suffix not in ours:
+    if not save and target.suffix not in ('.safetensors', '.npz'):
         raise ValueError(f"{target}: the new file must end with .safetensors or .npz "
                          "(or .onnx: vit_weights convert)")
     report = inspect_checkpoint(None, source, format, **said)
@@ -225,5 +224,9 @@ def convert_checkpoint(
         report.model = empty_model(replace(report.model.cfg, img_size=img_size))
     load_checkpoint(report.model, source, format, resize=resize, **said)
     if save: save(report, target)
-    else: ours[target.suffix](report.model, target)
+    elif target.suffix == '.npz': save_npz(report.model, target)
+    else:
+        about = dict(classes=json.dumps(report.classes), scale=report.scale)
+        about = {f: text for f, text in about.items() if text not in (None, 'null')}
+        save_checkpoint(report.model, target, about)
     return report

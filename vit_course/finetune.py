@@ -31,7 +31,7 @@ from .tools.config import (ConfigError, FinetuneConfig, autocast_dtype,
 from .tools.device import compile_pays, try_compile
 from .tools.distributed import (DistributedDataParallelCallback,
                                           current_group)
-from .tools.hub import SCALES, scale_of
+from .tools.hub import mean_and_std, scale_of
 from .tools.loaders import scale_images
 from .tools.optimizers import OneGroupOptimWrapper, make_optimizer
 from .tools.run_folder import RunResult
@@ -61,8 +61,8 @@ def _load_pretrained(model, dls, source, classes, normalize=True):
     if names and names != classes:
         model.load_report = load_checkpoint(model, source, head='new')
     if normalize:
-        dls.scale = scale_of(source, model.load_report)
-        scale_images(dls, *SCALES[dls.scale])
+        dls.scale = scale_of(source, model.load_report, usual='half')
+        scale_images(dls, *mean_and_std(dls.scale))
 
 
 # %% ../nbs/07_finetune.ipynb #07c00007

@@ -20,7 +20,7 @@ from .attention_maps import (attention_maps, evaluating, overlay, prefix_mass,
                                        rollout, show_heads, to_grid)
 from .checkpoints import CheckpointError, load_checkpoint
 from .data import Batches, DataError, ImageSet, load_splits
-from .tools.hub import SCALES, scale_of
+from .tools.hub import mean_and_std, scale_of
 from .tools.image_files import image_paths, open_image
 from .patches import pair
 from .tools.run_folder import write_atomic
@@ -120,7 +120,7 @@ def images_for(run:Run,              # whose model will see them
 
 # %% ../nbs/12_report.ipynb #153960a8
 def as_input(image, scale='half'): # uint8 (h,w,3) -> float (1,3,h,w), as in training
-    mean, std = torch.tensor(SCALES[scale])
+    mean, std = torch.tensor(mean_and_std(scale))
     return ((image.float() / 255 - mean) / std).permute(2, 0, 1)[None]
 
 def _procedure(name, image, weights, grid, n_prefix):

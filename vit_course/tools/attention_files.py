@@ -13,10 +13,10 @@ import numpy as np, torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from torch import nn
-from ..attention_maps import (SCALES, attention_distance, entropy, fuse_heads,
-    mean_correlation, normalise, overlay, prefix_mass, relevance, show_heads, to_grid)
+from ..attention_maps import (attention_distance, entropy, fuse_heads, mean_correlation,
+    normalise, overlay, prefix_mass, relevance, show_heads, to_grid)
 from ..checkpoints import atomic_write, inspect_checkpoint, load_checkpoint
-from .hub import scale_of
+from .hub import mean_and_std, scale_of
 from .image_files import image_paths, open_image
 from ..explorer import AttentionExplorer
 from .live_page import live_page
@@ -145,7 +145,7 @@ def _save_overlay(path, image, map, query, interpolation):
 def _save_explorer(path, model, images, scale, classes, args, query, layer):
     """The page of chapter 10, opened at what the command line asks for. A class that is not among
     the five best is not in it."""
-    explorer = AttentionExplorer(model, images, classes, *SCALES[scale])
+    explorer = AttentionExplorer(model, images, classes, *mean_and_std(scale))
     token = 0
     if isinstance(query, tuple): token = model.n_prefix + query[0]*model.grid[1] + query[1]
     explorer.query, explorer.layer = token, layer % model.cfg.depth
@@ -185,7 +185,7 @@ def _write_all(args, folder):
     for path, name, image in zip(args.images, _names(args.images), images):
         # a plain resize, as in evaluation
         smalls[name] = small = np.array(image.resize((w, h), Image.Resampling.BILINEAR))
-        x = normalise(torch.from_numpy(small)[None], *SCALES[scale])
+        x = normalise(torch.from_numpy(small)[None], *mean_and_std(scale))
         figures, map, rows = examine(model, x, args.method, layer, args.head, query, args.target)
         for p in figures.get('prediction', []) if classes else []: p['name'] = classes[p['class']]
         files = [f'{name}_heads.png', f'{name}_{args.method}.png']
@@ -237,9 +237,9 @@ def write_live(args)->int: # the options of `vit_attention --live`; exit status:
         paths, notes = image_paths(args.images) if args.images else ([], [])
         images = {name: open_image(path) for name, path in zip(_names(paths), paths)}
         model, scale, classes = _open_model(args.source, args.img_size, args.scale)
-        if images: AttentionExplorer(model, images, classes, *SCALES[scale]).save_live(args.live)
+        if images: AttentionExplorer(model, images, classes, *mean_and_std(scale)).save_live(args.live)
         else:
-            page = live_page(model, {}, classes, *SCALES[scale])
+            page = live_page(model, {}, classes, *mean_and_std(scale))
             with atomic_write(args.live) as part: part.write_text(page, encoding='utf-8')
     except (ValueError, OSError) as e: return _refuse(e)
     for note in notes: print(f'note: {note}')

@@ -243,23 +243,26 @@ def _weights_parser():
                                 metavar='{list,fetch,verify,convert}', parser_class=OneLineParser)
     def command(name, help):
         return commands.add_parser(name, help=help, description=help).add_argument
-    heads = dict(type=int, help='of the attention, where the file does not say')
-    part = dict(metavar='NAME', help='what the names of the tensors begin with, where a file has '
-                                     'two models, such as model_ema')
+    def model_options(flag): # what one can say of a file's model
+        flag('--heads', type=int, help='of the attention, where the file does not say')
+        flag('--act', help='activation in the MLPs, likewise')
+        flag('--norm_eps', type=float, help='epsilon of the LayerNorms, likewise')
+        flag('--pool', choices=('cls', 'mean'), help='what the head sees, likewise')
+        flag('--scale', help='mean and deviation of the images, likewise: half, imagenet or clip')
+        flag('--part', metavar='NAME', help='what the names of the tensors begin with, where a '
+                                            'file has two models, such as model_ema')
     command('list', 'what can be fetched, and what is here')
     flag = command('fetch', 'download published checkpoints into the cache folder')
     flag('name', nargs='+', help='as `vit_weights list` prints it')
     flag = command('verify', 'check files: size, checksums, shapes, finite numbers')
     flag('source', nargs='+', help='a file, a run folder or a name')
-    flag('--heads', **heads)
-    flag('--part', **part)
+    model_options(flag)
     flag = command('convert', 'write a checkpoint in another format, or for another image size')
     flag('source', help='a file, a run folder or a name')
     flag('target', help='a new file that ends with .safetensors, .npz or .onnx')
     flag('--format', choices=_FORMATS, default='auto',
          help='of the source (auto: see for yourself)')
-    flag('--heads', **heads)
-    flag('--part', **part)
+    model_options(flag)
     flag('--img_size', type=int, nargs='+',
          help='pixels of the new model: a side, or height and width')
     flag('--resize', choices=_RESIZES, default='auto',
@@ -325,7 +328,7 @@ def _attention_parser():
                         'predicted one)')
     flag('--img_size', type=_image_size, metavar='PIXELS',
          help="a side or HxW (default the checkpoint's own)")
-    flag('--scale', choices=('auto', 'half', 'imagenet'), default='auto',
+    flag('--scale', choices=('auto', 'half', 'imagenet', 'clip'), default='auto',
          help='mean and deviation of the images (auto: as the checkpoint was trained)')
     flag('--interpolation', choices=('nearest', 'bilinear'), default='nearest',
          help='of the overlay (default nearest: the patches as they are)')

@@ -16,8 +16,9 @@ from ..attention import attention_weights
 from ..checkpoints import atomic_write, convert_checkpoint
 from ..patches import pair
 from .capture import capture_attention, evaluating
-from .hub import SCALES, scale_of
+from .hub import scale_of
 from .load_plan import LoadReport
+from .weight_config import mean_and_std
 from ..vit import unwrap_model
 
 # %% ../../nbs/tools/export.ipynb #ba1d67fc
@@ -40,7 +41,7 @@ def save_onnx(
     path,                 # of the file
     attention:bool=False, # a second output: the attention weights of all layers
     classes:list=None,    # names, in the order of the logits
-    scale:str='half'      # of images, a name in `SCALES`
+    scale:str='half'      # of images, as `mean_and_std` takes it
 ):
     """Write a model as ONNX. Its input is `images` (B,C,H,W), for any B; its outputs are `logits`
     (B,K), or `features` (B,D) of a model without a head, and, if asked for, `attention`
@@ -60,7 +61,7 @@ def save_onnx(
             WithAttention(model) if attention else model, (images,), dynamo=True, verbose=False,
             input_names=['images'], output_names=outputs[:1 + attention],
             dynamic_shapes=({0: torch.export.Dim('batch')},))
-    mean, std = SCALES[scale]
+    mean, std = mean_and_std(scale)
     about = dict(config=asdict(cfg), classes=classes, scale=scale, mean=mean, std=std)
     program.model.metadata_props.update({k: json.dumps(v) for k, v in about.items() if v})
     with atomic_write(path) as part: program.save(part, external_data=False)

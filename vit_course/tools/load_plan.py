@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np, torch
 from ..patches import pair
-from .weight_config import (HOW_TO_SAY, config_of, eps_of, find_grid, guess_config,
-                                            say, shape_of, sizes_of)
+from .weight_config import (HIDDEN, config_of, eps_of, find_grid, guess_config,
+                                            how_to_say, look_up, say, shape_of, sizes_of)
 from .weight_files import (LAYOUTS, READ_ERRORS, TABLES, is_unused, locate_tensor)
 from ..vit import VisionTransformer
 
@@ -32,6 +32,7 @@ class LoadReport:
     wrong: dict = field(default_factory=dict)       # name in the file: what is wrong
     adjusted: dict = field(default_factory=dict)    # field of the config: from, to
     assumed: dict = field(default_factory=dict)     # field of the config: value
+    said: dict = field(default_factory=dict)        # field: (value, who says so)
     notes: list = field(default_factory=list)       # lines: what was taken, and left out
 
     def __repr__(self):
@@ -48,6 +49,8 @@ class LoadReport:
             first = texts[0] if texts else ''
             lines.append(f"{what:11}{len(rows):4}  {first}".rstrip())
             lines += [' '*17 + text for text in texts[1:]]
+        said = [f"{say(f, value)}: {who}" for f, (value, who) in self.said.items()]
+        lines += [f"{'said' if not i else '':17}{text}" for i, text in enumerate(said)]
         lines += [f"note{' '*13}{note}" for note in self.notes]
         return '\n'.join(lines)
 
@@ -73,9 +76,17 @@ class LoadReport:
         return [''.join(c for c in n if c.isprintable())[:80] for n in names]
 
     @property
+    def scale(self)->str|None:
+        """How the images were scaled: a name in `SCALES`, or a text for `mean_and_std`;
+        None when nobody says so."""
+        return self.said.get('scale', (None,))[0]
+
+    @property
     def assumptions(self)->str:
-        "In one line, what was assumed; '' when nothing was."
-        return ', '.join(f'{field} {value}' for field, value in self.assumed.items())
+        "In one line, what was assumed, and from where; '' when nothing was."
+        facts = ', '.join(f'{field} {value}' for field, value in self.assumed.items())
+        who = {self.said[field][1] for field in self.assumed}
+        return f"{facts} ({', '.join(who)})" if facts else ''
 
 # %% ../../nbs/tools/load_plan.ipynb #06a6c4f1
 RESIZE_OF = {'npz': 'bilinear', 'vit_course': 'bilinear', 'timm': 'bicubic',
@@ -117,6 +128,7 @@ def _plan_positions(file, model, report, rows, resize, grid):
 def _plan_said(file, cfg, report, steps):
     "What is said of a file and does not hold for the model. (`plan` compares shapes.)"
     for f, (value, who) in file.said.items():
+        if f not in HIDDEN: continue
         fits = value == getattr(cfg, f) or f == 'norm_eps' or who == 'its shape'
         new_head = 'head.weight' in steps or not cfg.num_classes
         if fits or f == 'pool' and new_head: continue
@@ -169,18 +181,41 @@ def empty_model(cfg)->VisionTransformer:
     "A model without memory for its weights."
     with torch.device('meta'): return VisionTransformer(cfg)
 
+def _sources(file, report):
+    "{field: (value, who says so)} of a file's model."
+    cfg = report.model.cfg
+    ours = {f: (getattr(cfg, f), 'the model that was given') for f in HIDDEN}
+    said = {f: fact for f, fact in file.said.items() if fact[0] == ours.get(f, fact)[0]
+            or f in report.adjusted}
+    if names := report.classes:
+        who = 'its metadata' if config_of(file) else 'its config.json'
+        said['classes'] = f"{len(names)} names", who
+    return ours | said
+
+def _doubt_eps(file, model):
+    """A warning when nobody says which epsilon a file's LayerNorms have, and all published models
+    of its shapes have another one than the model that was given."""
+    if 'norm_eps' in file.said: return
+    usual = {row['norm_eps'] for row in look_up(file)} - {None}
+    if not usual or model.cfg.norm_eps in usual: return
+    usual = ' or '.join(map(str, sorted(usual)))
+    warnings.warn(f"{file.path}: nobody says which norm_eps it has. The model keeps its own, "
+                  f"{model.cfg.norm_eps}; published models of these shapes have {usual}: say so "
+                  f"with norm_eps=", stacklevel=4)
+
 def plan_for(file, model, head='auto', resize='auto', grid=None):
     """The `plan` for a model, or for one that is built from what is said (None), with a warning
     when something had to be assumed."""
-    assumed = {}
-    if model is None:
+    assumed, given = {}, model is not None
+    if not given:
         cfg, assumed = guess_config(file, grid)
         model = empty_model(cfg)
     steps, report = plan(file, model, head, resize, grid)
-    report.assumed = assumed
+    report.assumed, report.said = assumed, _sources(file, report)
+    if given: _doubt_eps(file, model)
     if assumed and not report.problems:
         text = f"{file.path}: assumed {report.assumptions}. If it is otherwise, say so, as in "
-        warnings.warn(text + HOW_TO_SAY, stacklevel=3)   # our caller's caller
+        warnings.warn(text + how_to_say(assumed), stacklevel=3)   # our caller's caller
     return steps, report
 
 def _difference(file, ours):

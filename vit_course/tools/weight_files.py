@@ -219,6 +219,7 @@ def _kind(f): # of an open file
     "The class that reads it, as its first bytes say; else what is wrong."
     start = f.read(64)
     f.seek(0)
+    if start[8:9] == b'{' and int.from_bytes(start[:8], 'little') < 2**32: return SafetensorsFile
     if start.startswith(b'version https://git-lfs'):
         return "a pointer of Git LFS and not the file: run `git lfs pull`"
     if start.startswith(b'{'):
@@ -231,7 +232,6 @@ def _kind(f): # of an open file
         if any(o.endswith('constants.pkl') for o in parts):
             return "a TorchScript program: save its state_dict() with torch.save"
         return TorchFile if any(o.endswith('data.pkl') for o in parts) else NpzFile
-    if start[8:9] == b'{': return SafetensorsFile
     if start.startswith(b'\x80'): return TorchFile
     return "neither NumPy's npz, nor safetensors, nor a PyTorch file"
 
