@@ -1,0 +1,236 @@
+"""Families of Vision Transformers (tools/families, tools/family_files): a file of timm, transformers,
+OpenCLIP or Meta with random weights gives the model that wrote it, its features, its logits and its
+attention weights; what cannot be read off a file is asked for, and what is no Vision Transformer is
+refused by its name."""
+import json, warnings
+from dataclasses import replace
+
+import numpy as np, pytest, torch
+from reference import google_arrays
+from safetensors.torch import save_file
+from vit_course.attention_maps import attention_maps, position_similarity, relevance, rollout
+from vit_course.checkpoints import CheckpointError, load_checkpoint, save_checkpoint, save_npz
+from vit_course.patches import pair
+from vit_course.tools.capture import capture_attention
+from vit_course.tools.families import FamilyConfig, FamilyViT, build_vit
+from vit_course.vit import VisionTransformer, unwrap_model
+
+timm = pytest.importorskip('timm')
+transformers = pytest.importorskip('transformers')
+transformers.utils.logging.disable_progress_bar()
+
+
+def shake(model, std=.2, seed=0):
+    "Noise on every parameter, so large that each of them matters."
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in model.parameters(): p += std * torch.randn(p.shape, generator=g)
+    return model.eval()
+
+def relative(a, b): return ((a - b).abs().max() / b.abs().max()).item()
+
+def images(model, n=2):
+    c = model.cfg
+    return torch.randn(n, c.in_chans, *pair(c.img_size), generator=torch.Generator().manual_seed(1))
+
+def build(source, **said):
+    "(the report of a model that is built from a source alone, the warnings)."
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter('always')
+        report = load_checkpoint(None, source, **said)
+    return report, [str(w.message) for w in heard if 'assumed' in str(w.message)]
+
+def refused(reason, source, **said):
+    with pytest.raises(CheckpointError, match=reason) as e: load_checkpoint(None, source, **said)
+    assert '\n' not in str(e.value)
+
+
+# ------------------------------------------------------------------------------------- timm
+
+SMALL = dict(embed_dim=48, depth=2, num_heads=4, num_classes=5)
+TIMM = {  # name: (arguments, what is said to our loader, the family)
+    'deit_tiny_distilled_patch16_224': ({}, {}, 'DeiT'),
+    'vit_base_patch16_224_miil': ({}, {}, 'ViT'),                              # no bias on q, k and v
+    'vit_medium_patch16_gap_240': ({}, {}, 'ViT'),                              # no class token
+    'vit_base_patch16_gap_224': ({}, {}, 'ViT'),
+    'vit_medium_patch16_reg4_gap_256': ({}, {}, 'ViT'),                         # registers, fc_norm
+    'vit_so150m_patch16_reg4_gap_256': ({}, {}, 'ViT'),                         # registers have positions
+    'vit_so150m_patch16_reg4_map_256': ({}, {}, 'SigLIP'),                      # attention pooling
+    'eva_large_patch14_196': ({}, {}, 'ViT'),                                   # class token, fc_norm
+    'vit_base_patch16_clip_224': ({}, {}, 'CLIP'),
+    'vit_base_patch16_clip_quickgelu_224': ({}, dict(act='quick_gelu'), 'CLIP'),
+    'vit_base_patch16_siglip_224': ({}, {}, 'SigLIP'),
+    'vit_base_patch16_siglip_gap_224': ({}, {}, 'ViT'),
+    'vit_base_patch32_siglip_256': ({}, dict(act='gelu_tanh'), 'SigLIP'),
+    'vit_giant_patch14_dinov2': ({}, {}, 'DINOv2'),                             # SwiGLU in one layer
+    'vit_intern300m_patch14_448': ({}, {}, 'ViT without a last norm'),
+    'beit3_base_patch16_224': ({}, {}, 'BEiT-3'),                               # norms within
+    'aimv2_large_patch14_224': ({}, {}, 'AIMv2'),                               # RMSNorm, no biases
+    'eva_giant_patch14_224': ({}, {}, 'EVA'),
+    'eva02_tiny_patch14_224': ({}, {}, 'EVA-02'),
+    'eva02_base_patch14_224': ({}, {}, 'EVA-02'),                               # q, k, v apart; SwiGLU in two layers
+    'eva02_base_patch16_clip_224': ({}, {}, 'EVA-02'),                          # norms within
+    'vit_medium_patch16_rope_reg1_gap_256': ({}, {}, 'ViT with rotary positions'),
+    'vit_small_patch16_rope_224': ({}, {}, 'RoPE-ViT'),
+    'vit_small_patch16_rope_ape_224': ({}, dict(family='RoPE-ViT with learned positions'), 'RoPE-ViT with learned positions'),
+    'vit_small_patch16_dinov3': ({}, dict(pool='mean'), 'DINOv3'),
+    'vit_small_patch16_dinov3_qkvb': ({}, dict(pool='mean'), 'DINOv3'),
+    'vit_huge_plus_patch16_dinov3': ({}, dict(pool='mean'), 'DINOv3'),          # SwiGLU in two layers
+}
+
+def timm_peer(name, size=None, **kw):
+    patch = 14 if 'patch14' in name else 32 if 'patch32' in name else 16
+    torch.manual_seed(0)
+    kw = SMALL | dict(img_size=size or 4*patch) | TIMM.get(name, ({},))[0] | kw
+    return shake(timm.create_model(name, **kw))
+
+def timm_weights(peer, x):
+    "The attention weights of each block, as timm computes them without its fused path."
+    seen = []
+    for block in peer.blocks:
+        block.attn.fused_attn = False
+        block.attn.attn_drop.register_forward_hook(lambda module, args, out: seen.append(out))
+    with torch.no_grad(): peer(x)
+    return torch.stack(seen)
+
+def test_small_peers_are_as_different_as_the_families():
+    assert len({tuple(sorted(k.split('blocks.0.')[-1] for k in timm_peer(name).state_dict() if 'blocks.1' not in k)) for name in TIMM}) > 14
+
+@pytest.mark.parametrize('name', TIMM)
+def test_timm(tmp_path, name):
+    peer, (_, said, family) = timm_peer(name), TIMM[name]
+    save_file(peer.state_dict(), tmp_path/'a.safetensors')
+    refused('how many heads', tmp_path/'a.safetensors', **said)
+    report, heard = build(tmp_path/'a.safetensors', heads=4, **said)
+    model = report.model.eval()
+    x = images(model)
+    with torch.no_grad():
+        assert relative(model.forward_features(x), peer.forward_features(x)) < 1e-5
+        assert relative(model(x), peer(x)) < 1e-5
+    assert isinstance(model, FamilyViT) and model.cfg.family == family and unwrap_model(torch.nn.Sequential(model)) is model
+    assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in peer.parameters())
+    assert (len(heard) == 1) == bool(report.assumed)
+    ours, theirs = attention_maps(model, x), timm_weights(peer, x)
+    assert ours.shape == theirs.shape and (ours - theirs).abs().max() < 1e-5
+
+@pytest.mark.parametrize('name', TIMM)
+def test_a_save_rebuilds_the_model(tmp_path, name):
+    save_file(timm_peer(name).state_dict(), tmp_path/'a.safetensors')
+    model = build(tmp_path/'a.safetensors', heads=4, **TIMM[name][1])[0].model.eval()
+    save_checkpoint(model, tmp_path/'b.safetensors')
+    report, heard = build(tmp_path/'b.safetensors')
+    again, x = report.model.eval(), images(model)
+    assert not heard and not report.assumed and again.cfg == model.cfg and type(again) is FamilyViT
+    with torch.no_grad(): assert torch.equal(again(x), model(x))
+    assert load_checkpoint(build_vit(model.cfg), tmp_path/'b.safetensors').loaded
+    with pytest.raises(CheckpointError, match='no place for'): save_npz(model, tmp_path/'a.npz')
+
+@pytest.mark.parametrize('name', [n for n in TIMM if 'rope' in n or 'eva02' in n or 'dinov3' in n])
+def test_rotary_positions_matter(tmp_path, name):
+    "The same weights with other rotary positions give something else: the comparison above can fail."
+    peer, said = timm_peer(name), TIMM[name][1]
+    save_file(peer.state_dict(), tmp_path/'a.safetensors')
+    model = build(tmp_path/'a.safetensors', heads=4, **said)[0].model.eval()
+    kind, temperature, *rest = model.cfg.rope
+    x = images(model)
+    for rope in (None, (kind, 2*temperature, *rest), ({'index': 'centred'}.get(kind, 'index'), temperature, *rest)):
+        other = build_vit(replace(model.cfg, rope=rope)).eval()
+        other.load_state_dict(model.state_dict())
+        with torch.no_grad(): assert relative(other(x), peer(x)) > 1e-3
+
+@pytest.mark.parametrize('name', ['eva02_base_patch14_224', 'vit_small_patch16_dinov3', 'vit_small_patch16_rope_224', 'vit_medium_patch16_rope_reg1_gap_256'])
+def test_rectangles(tmp_path, name):
+    patch = 14 if 'patch14' in name else 16
+    peer = timm_peer(name, size=(2*patch, 5*patch))
+    save_file(peer.state_dict(), tmp_path/'a.safetensors')
+    model = build(tmp_path/'a.safetensors', heads=4, grid=(2, 5), **TIMM[name][1])[0].model.eval()
+    x = images(model)
+    with torch.no_grad(): assert relative(model(x), peer(x)) < 1e-5
+
+def test_maps_of_families(tmp_path):
+    "Rollout, relevance and positions, with and without a class token."
+    for name in ('eva02_tiny_patch14_224', 'vit_base_patch16_siglip_224', 'deit_tiny_distilled_patch16_224'):
+        save_file(timm_peer(name).state_dict(), tmp_path/'a.safetensors')
+        model = build(tmp_path/'a.safetensors', heads=4)[0].model.eval()
+        x = images(model)
+        maps, R = rollout(attention_maps(model, x)), relevance(model, x)
+        assert maps.shape == R.shape == (2, model.n_prefix + 16, model.n_prefix + 16) and R.min() >= 0
+        assert position_similarity(model).shape == (4, 4, 4, 4)
+        with capture_attention(model, queries=[0]) as cap, torch.no_grad(): model(x)
+        assert cap.weights.shape[3] == 1
+
+def test_new_heads_and_other_sizes(tmp_path):
+    peer = timm_peer('deit_tiny_distilled_patch16_224')
+    save_file(peer.state_dict(), tmp_path/'a.safetensors')
+    cfg = build(tmp_path/'a.safetensors', heads=4)[0].model.cfg
+    model = build_vit(replace(cfg, num_classes=3, img_size=(48, 80)))
+    report = load_checkpoint(model, tmp_path/'a.safetensors')
+    assert not model.head.weight.any() and not model.head_dist.weight.any()
+    assert report.resized['pos_embed'].startswith('4 x 4 to 3 x 5') and model.pos_embed.shape == (1, 17, 48)
+    assert torch.equal(model.pos_embed[:, :2], peer.pos_embed[:, :2])
+
+def test_a_plain_model_is_not_filled_with_a_family(tmp_path):
+    save_file(timm_peer('eva02_tiny_patch14_224').state_dict(), tmp_path/'a.safetensors')
+    plain = VisionTransformer(replace(build_vit(FamilyConfig()).cfg, img_size=56, patch_size=14, dim=48, heads=4, depth=2, mlp_dim=128)) if 0 else None
+    assert plain is None
+
+
+# ------------------------------------------------------------------------------ Google's gap
+
+def test_google_gap(tmp_path):
+    "classifier='gap': no class token, the mean of all patches, the tanh form of the GELU."
+    arrays = google_arrays(D=32, M=64, depth=2, heads=4, patch=8, positions=4, classes=10)
+    arrays = {k: v for k, v in arrays.items() if k != 'cls'}
+    arrays['Transformer/posembed_input/pos_embedding'] = arrays['Transformer/posembed_input/pos_embedding'][:, 1:]
+    np.savez(tmp_path/'a.npz', **arrays)
+    report, heard = build(tmp_path/'a.npz')
+    model = report.model.eval()
+    assert not heard and (model.cfg.pool, model.cfg.act, model.n_prefix, model.cfg.heads) == ('mean', 'gelu_tanh', 0, 4)
+    peer = timm.models.VisionTransformer(16, 8, embed_dim=32, depth=2, num_heads=4, mlp_ratio=2, num_classes=10, class_token=False,
+                                         global_pool='avg', fc_norm=False, act_layer='gelu_tanh').eval()
+    peer.load_pretrained(str(tmp_path/'a.npz'))
+    x = images(model)
+    with torch.no_grad(): assert relative(model(x), peer(x)) < 1e-5
+    save_npz(model, tmp_path/'b.npz')
+    with np.load(tmp_path/'b.npz') as again: assert all(np.array_equal(again[k], v) for k, v in arrays.items())
+
+
+# ------------------------------------------------------------------------------ transformers
+
+HF = dict(hidden_size=48, num_attention_heads=4, num_hidden_layers=2, image_size=32, patch_size=8, num_labels=5)
+
+def hf_peer(folder, name, config, **kw):
+    torch.manual_seed(0)
+    cfg = getattr(transformers, config + 'Config')(**HF | kw)
+    peer = shake(getattr(transformers, name)(cfg))
+    peer.save_pretrained(folder)
+    return peer
+
+HF_KINDS = {  # class: (config, arguments, output, what is said)
+    'DeiTForImageClassificationWithTeacher': ('DeiT', dict(intermediate_size=80), 'logits', {}),
+    'DeiTForImageClassification': ('DeiT', dict(intermediate_size=80), 'logits', {}),
+    'Dinov2ForImageClassification': ('Dinov2', dict(mlp_ratio=2), 'logits', {}),
+    'Dinov2WithRegistersForImageClassification': ('Dinov2WithRegisters', dict(mlp_ratio=2, num_register_tokens=3), 'logits', {}),
+    'Dinov2Model': ('Dinov2', dict(use_swiglu_ffn=True), 'pooler_output', {}),
+    'IJepaForImageClassification': ('IJepa', dict(intermediate_size=80), 'logits', {}),
+    'DINOv3ViTModel': ('DINOv3ViT', dict(intermediate_size=80, num_register_tokens=4), 'pooler_output', {}),
+    'CLIPVisionModel': ('CLIPVision', dict(intermediate_size=80), 'pooler_output', {}),
+    'CLIPVisionModelWithProjection': ('CLIPVision', dict(intermediate_size=80, projection_dim=24), 'image_embeds', {}),
+    'SiglipVisionModel': ('SiglipVision', dict(intermediate_size=80), 'pooler_output', {}),
+}
+
+@pytest.mark.parametrize('name', HF_KINDS)
+def test_transformers(tmp_path, name):
+    config, kw, output, said = HF_KINDS[name]
+    peer = hf_peer(tmp_path, name, config, **kw)
+    grid = dict(grid=(4, 4)) if 'DINOv3' in name else {}
+    report, heard = build(tmp_path, **grid, **said)
+    model = report.model.eval()
+    x = images(model)
+    peer.set_attn_implementation('eager')
+    with torch.no_grad():
+        out = peer(x, output_attentions=True)
+        assert relative(model(x), getattr(out, output)) < 1e-5
+    assert (attention_maps(model, x) - torch.stack(out.attentions)).abs().max() < 1e-5
+    save_checkpoint(model, tmp_path/'ours.safetensors')
+    with torch.no_grad(): assert torch.equal(build(tmp_path/'ours.safetensors')[0].model.eval()(x), model(x))
