@@ -70,8 +70,8 @@ TIMM = {  # name: (arguments, what is said to our loader, the family)
     'eva02_tiny_patch14_224': ({}, {}, 'EVA-02'),
     'eva02_base_patch14_224': ({}, {}, 'EVA-02'),                               # q, k, v apart; SwiGLU in two layers
     'eva02_base_patch16_clip_224': ({}, {}, 'EVA-02'),                          # norms within
-    'vit_medium_patch16_rope_reg1_gap_256': ({}, {}, 'ViT with rotary positions'),
-    'vit_small_patch16_rope_224': ({}, {}, 'RoPE-ViT'),
+    'vit_medium_patch16_rope_reg1_gap_256': ({}, dict(grid=(4, 4)), 'ViT with rotary positions'),
+    'vit_small_patch16_rope_224': ({}, dict(grid=(4, 4)), 'RoPE-ViT'),
     'vit_small_patch16_rope_ape_224': ({}, dict(family='RoPE-ViT with learned positions'), 'RoPE-ViT with learned positions'),
     'vit_small_patch16_dinov3': ({}, dict(pool='mean'), 'DINOv3'),
     'vit_small_patch16_dinov3_qkvb': ({}, dict(pool='mean'), 'DINOv3'),
@@ -143,7 +143,7 @@ def test_rectangles(tmp_path, name):
     patch = 14 if 'patch14' in name else 16
     peer = timm_peer(name, size=(2*patch, 5*patch))
     save_file(peer.state_dict(), tmp_path/'a.safetensors')
-    model = build(tmp_path/'a.safetensors', heads=4, grid=(2, 5), **TIMM[name][1])[0].model.eval()
+    model = build(tmp_path/'a.safetensors', heads=4, **TIMM[name][1] | dict(grid=(2, 5)))[0].model.eval()
     x = images(model)
     with torch.no_grad(): assert relative(model(x), peer(x)) < 1e-5
 

@@ -139,6 +139,7 @@ FAMILIES = [  # name, what a file of it shows, what it does not
     ('SigLIP', dict(map=True), {}),
     ('ViT with norms after its blocks', dict(cls=False, registers=False, fc=True, qkv=False,
         scaled=False, dim=768, depth=12), dict(post_norm=True)),
+    ('ViT without a last norm', dict(final=False, fc=False), {}),
     ('DINOv2', dict(scaled=True, cls=True), {}),
     ('ViT', {}, {}),
 ]
@@ -211,12 +212,12 @@ def family_config(file, grid=None):
     if 'vit_course' in file.metadata: return None
     seen, named = look_at(file), getattr(file, 'family', None)
     if seen['sizes']['hybrid'] or is_plain(seen) and not named: return None
-    rows = find_family(file, seen, named)
+    pos_rows, (h, w), assumed = _grid(file, seen, grid)
+    rows = find_family(file, seen | dict(pos_rows=pos_rows), named)
     if len(rows) > 1:
         names = ' or '.join(row[0] for row in rows)
         raise file.error(f"{names}: the same names and shapes, so say which with family=")
     (family, _, facts), sizes = rows[0], seen['sizes']
-    pos_rows, (h, w), assumed = _grid(file, seen, grid)
     said, pool = {f: value for f, (value, _) in file.said.items()}, _pool(file, seen)
     act = 'gelu_tanh' if file.format == 'npz' else 'gelu'     # Google's, and everybody's
     known = dict(act=act, norm_eps=eps_of(file) or 1e-6, pool=pool or 'cls') | facts
