@@ -119,33 +119,43 @@ add_rows('vit_course', '\n'.join(f'{ours} {ours} {kind}' for ours, _, kind in ow
 
 # %% ../../nbs/tools/family_files.ipynb #fas00011
 EVA_ROPE = 'index', 1e4, 'ij', 0., 16     # counts, as on the 16 x 16 patches of training
+_DINOV3 = dict(cls=True, positions=False, registers=True)
+_BARE = dict(cls=False, registers=False, map=False, fc=False, positions=True, rms=False)
 FAMILIES = [  # name, what a file of it shows, what it does not
     ('DeiT', dict(dist=True), {}),
-    ('DINOv3', dict(cls=True, positions=False, registers=True), dict(
-        rope=('centred', 100.), norm_eps=1e-5)),
-    ('RoPE-ViT', dict(cls=True, positions=False, registers=False), dict(
-        rope=('index', 100., 'xy'))),
-    ('ViT with rotary positions', dict(cls=False, positions=False, registers=True), dict(
-        rope=EVA_ROPE)),
+    ('DINOv3', _DINOV3 | dict(dim=1280), dict(rope=('centred', 100.), norm_eps=1e-5, heads=20)),
+    ('DINOv3', _DINOV3, dict(rope=('centred', 100.), norm_eps=1e-5)),
+    ('RoPE-ViT', dict(cls=True, positions=False, registers=False),
+        dict(rope=('index', 100., 'xy'))),
+    ('ViT with rotary positions', dict(cls=False, positions=False, registers=True),
+        dict(rope=EVA_ROPE)),
     ('DeiT III', dict(gamma=True, cls=True, qkv=True, pos_rows=0), {}),
-    ('RoPE-ViT with learned positions', dict(gamma=True, cls=True, qkv=True, pos_rows=0), dict(
-        rope=('index', 100., 'xy'))),
+    ('RoPE-ViT with learned positions', dict(gamma=True, cls=True, qkv=True, pos_rows=0),
+        dict(rope=('index', 100., 'xy'))),
     ('EVA-02, enormous', dict(key=False, dim=1792), dict(post_norm=True)),
     ('EVA-02', dict(key=False, gated=True), dict(rope=EVA_ROPE)),
     ('EVA', dict(key=False, positions=True), {}),
-    ('AIMv2', dict(norm='rms', gated=True, patch=True), dict(norm_eps=1e-5)),
+    ('AIMv2', dict(rms=True, gated=True, patch=True), dict(norm_eps=1e-5)),
     ('BEiT-3', dict(attn=True, mlp=True, gated=False), dict(norm_eps=1e-5)),
     ('CLIP', dict(pre=True), dict(norm_eps=1e-5)),
+    ('SigLIP', dict(map=True, registers=False, dim=1536), dict(heads=16)),
     ('SigLIP', dict(map=True), {}),
     ('ViT with norms after its blocks', dict(cls=False, registers=False, fc=True, qkv=False,
         scaled=False, dim=768, depth=12), dict(post_norm=True)),
+    ('ViT without a class token', _BARE | dict(dim=768), dict(heads=None)),   # 12, or timm's 16
+    ('ViT without a class token', _BARE | dict(dim=1536), dict(heads=16)),
+    ('ViT without a class token', dict(cls=False), {}),
     ('ViT without a last norm', dict(final=False, fc=False), {}),
     ('DINOv2', dict(scaled=True, cls=True), {}),
     ('ViT', {}, {}),
 ]
-HEADS = {  # width, depth, MLP: heads; in families whose models are not in `PUBLISHED`
-    (256, 14, 1280): 4, (320, 14, 1792): 5,
-}
+HEADS = {three: row[1] for three, row in PUBLISHED.items()} | {  # more of timm's
+    (192, 12, 512): 3, (256, 10, 1024): 4, (256, 14, 1280): 4, (320, 14, 1792): 5,
+    (384, 12, 1024): 6, (512, 20, 2048): 8, (640, 12, 2560): 10, (768, 12, 2048): 12,
+    (832, 21, 2176): 13, (896, 18, 2304): 14, (1024, 24, 2730): 16, (1024, 24, 2816): 8,
+    (1536, 24, 4096): 12, (1536, 40, 4096): 24, (1536, 40, 6144): 24, (1792, 64, 15360): 16,
+    (2048, 24, 5632): 16, (3072, 24, 8192): 24, (4096, 40, 8192): 32,
+}   # width, depth, MLP: heads
 
 # %% ../../nbs/tools/family_files.ipynb #fas00013
 _NORMS = {'patch': 'norm_patch', 'pre': 'norm_pre', 'attn': 'encoder.blocks.0.attn.proj.norm',
@@ -168,12 +178,12 @@ def look_at(file):
     wide = (shape_of(file, 'head.weight') or (0, 0))[1] == 2*sizes['dim']
     return dict(sizes=sizes, norms=norms, no_bias=tuple(o for o in absent if absent[o]),
                 tokens=tuple(o for o in ('cls', 'dist') if has(f'{o}_token')),
-                rows=rows and rows[1], norm='rms' if rms else 'layer', cls=has('cls_token'),
+                rows=rows and rows[1], norm=('layer', 'rms')[rms], cls=has('cls_token'),
                 dist=has('dist_token'), dist_head=has('head_dist.weight'), wide=wide,
                 registers=bool(sizes['registers']), scaled=bool(sizes['layer_scale']),
                 positions=rows is not None, gated=is_gated(file), key=key, qkv=qkv,
                 gamma=any('.gamma_1' in name for name in file.names), dim=sizes['dim'],
-                depth=depth, map=has('attn_pool.latent'), **{o: o in norms for o in _NORMS})
+                depth=depth, map=has('attn_pool.latent'), rms=rms, **{o: o in norms for o in _NORMS})
 
 def is_plain(seen): # of `look_at`
     "Is it the paper's model, with the options of this course's `ViTConfig`?"
@@ -224,7 +234,7 @@ def family_config(file, grid=None):
     if seen['gated']: known['act'] = 'swiglu'
     if 'heads' not in said:
         three = tuple(sizes[f] for f in ('dim', 'depth', 'mlp_dim'))
-        known['heads'] = HEADS.get(three) or PUBLISHED.get(three, (0, 0))[1]
+        known.setdefault('heads', HEADS.get(three))
         if not known['heads'] or file.format == 'vit_course':
             facts = "({} wide, {} blocks, MLP of {})".format(*three)
             raise file.error(f"of the family {family}; how many heads it has is in no shape of it "
