@@ -33,7 +33,8 @@ ACTIVATIONS.update(quick_gelu=QuickGELU, swiglu=SwiGLU)
 POOLS = {'cls': "the class token", 'mean': "the mean of the patches",
          'both': "class token and mean of the patches, side by side (DINOv2)",
          'dist': "two heads, on class and distillation token, averaged (DeiT)",
-         'map': "attention pooling over the patches (SigLIP)"}
+         'map': "attention pooling over the patches (SigLIP)",
+         'map_all': "attention pooling over all tokens (Perception Encoder)"}
 NORMS = {'patch': "of each embedded patch", 'pre': "before the first block (CLIP)",
          'attn': "of the heads' outputs, before they are projected (EVA-02)",
          'mlp': "of the MLP's hidden numbers (EVA-02)", 'final': "after the last block",
@@ -52,6 +53,7 @@ class FamilyConfig(ViTConfig):
     norm: str = 'layer'                     # LayerNorm, or 'rms': RMSNorm
     post_norm: bool = False                 # the blocks' norms come after, not before
     rope: tuple|None = None                 # rotary positions: see `rotary_table`
+    pool_heads: int|None = None             # of attention pooling; as in the blocks if None
 
     def __post_init__(self):
         plain = {f.name: getattr(self, f.name) for f in fields(ViTConfig)}
@@ -138,7 +140,8 @@ class AttentionPool(nn.Module):
     Zhai et al., 2022, and SigLIP."""
     def __init__(self, cfg):
         super().__init__()
-        self.heads, self.latent = cfg.heads, nn.Parameter(torch.randn(1, 1, cfg.dim) * .02)
+        self.heads = cfg.pool_heads or cfg.heads
+        self.latent = nn.Parameter(torch.randn(1, 1, cfg.dim) * .02)
         self.q, self.kv = nn.Linear(cfg.dim, cfg.dim), nn.Linear(cfg.dim, 2*cfg.dim)
         self.proj, self.norm = nn.Linear(cfg.dim, cfg.dim), _norm(cfg, cfg.dim)
         self.mlp = MLP(cfg.dim, cfg.mlp_dim, cfg.act, cfg.drop)
@@ -189,7 +192,7 @@ class FamilyViT(VisionTransformer):
         self.encoder.blocks = nn.ModuleList(FamilyBlock(cfg, rate, table, self.n_prefix)
                                             for rate in rates)
         self.encoder.norm = norm('final')
-        self.attn_pool = AttentionPool(cfg) if cfg.pool == 'map' else nn.Identity()
+        self.attn_pool = AttentionPool(cfg) if 'map' in cfg.pool else nn.Identity()
         self.head_dist = nn.Identity()
         if cfg.num_classes:
             width = cfg.pre_logits or D * (1 + (cfg.pool == 'both'))
@@ -224,6 +227,7 @@ class FamilyViT(VisionTransformer):
         if self.cfg.pool == 'dist': return (self.head(z[:, 0]) + self.head_dist(z[:, 1])) / 2
         if self.cfg.pool == 'cls': z = z[:, 0]
         elif self.cfg.pool == 'map': z = self.attn_pool(z[:, n:])
+        elif self.cfg.pool == 'map_all': z = self.attn_pool(z)
         elif self.cfg.pool == 'mean': z = z[:, n:].mean(dim=1)
         else: z = torch.cat([z[:, 0], z[:, n:].mean(dim=1)], dim=-1)
         return self.head(self.pre_logits(self.fc_norm(z)))
