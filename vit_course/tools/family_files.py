@@ -229,8 +229,11 @@ def _grid(file, seen, grid):
     n, front = seen['sizes']['registers'] + len(seen['tokens']), len(seen['tokens'])
     if seen['rows']: return (*find_grid(file, seen['rows'], grid, fronts={0, front, n}), {})
     if grid: return 0, grid, {}
-    grid = tuple(max(1, 224//p) for p in seen['sizes']['patch_size'])
-    return 0, grid, {'grid': f"{grid[0]} x {grid[1]} (its positions are rotary: any will do)"}
+    size = file.config.get('image_size', 224)
+    known = type(size) is int and 0 < size < 2**14
+    h, w = (max(1, (size if known else 224)//p) for p in seen['sizes']['patch_size'])
+    if known and 'image_size' in file.config: return 0, (h, w), {}
+    return 0, (h, w), {'grid': f"{h} x {w} (its positions are rotary: any will do)"}
 
 def _hidden(file, seen, row, grid):
     "{field: value} of what no shape shows, as the file's family has it, under what is said of it."
@@ -243,6 +246,9 @@ def _hidden(file, seen, row, grid):
     if pool := _pool(file, seen): hidden['pool'] = pool
     if seen['gated']: hidden['act'] = 'swiglu'
     if hidden.get('rope', ())[-1:] == ('own',): hidden['rope'] = *hidden['rope'][:-1], grid[0]
+    theta = file.config.get('rope_theta')
+    if type(theta) in (int, float) and 'rope' in hidden:
+        hidden['rope'] = hidden['rope'][0], float(theta), *hidden['rope'][2:]
     if hidden['pool'] == 'map_all': file.said.pop('pool', None)     # timm's word for both is 'map'
     hidden |= {f: value for f, (value, _) in file.said.items()}
     for f, value in hidden.items():
@@ -261,7 +267,7 @@ def family_config(file, grid=None):
     seen = look_at(file)
     if seen['sizes']['hybrid'] or is_plain(seen) and not file.family: return None
     for pattern, facts in ARCHITECTURES.items():
-        if re.search(pattern, file.architecture):
+        if re.search(pattern, str(file.config.get('architecture'))):
             file.family = file.family or facts.get('family')
             for f in facts.keys() & set(HIDDEN):
                 file.said.setdefault(f, (facts[f], 'its config.json'))
@@ -274,7 +280,9 @@ def family_config(file, grid=None):
     (family, _, facts), sizes = rows[0], seen['sizes']
     if 'refused' in facts: raise file.error(f"of the family {family}: {facts['refused']}")
     hidden = _hidden(file, seen, rows[0], (h, w))
-    shown = {'pool': _pool(file, seen), 'act': seen['gated']}
+    library = file.format not in ('timm', 'vit_course')     # all others pool the class token
+    shown = {'pool': _pool(file, seen) or library, 'act': seen['gated'],
+             'rope': 'rope_theta' in file.config}
     for f in hidden if not file.family and file.format != 'npz' else ():
         if f not in file.said and not shown.get(f): assumed[f] = f'{hidden[f]} (as {family} has)'
     ph, pw = sizes['patch_size']

@@ -168,7 +168,7 @@ def _read_config(file):
     names = [names.get(str(i)) for i in range(len(names))]
     placeholders = all(re.fullmatch(r'LABEL_\d+', str(name)) for name in names)
     if not placeholders and None not in names: found['classes'] = names
-    if isinstance(config.get('architecture'), str): found['architecture'] = config['architecture']
+    file.config = config
     return found
 
 # %% ../../nbs/tools/weight_config.ipynb #06b3f9ad
@@ -184,7 +184,6 @@ def gather(
     """Set a file's `said`, {field in `HIDDEN`: (value, who says so)}. CheckpointError when the
     file, the config.json beside it and `given` do not agree."""
     cfg, config, shapes, name = config_of(file), _read_config(file), {}, {}
-    file.architecture = config.pop('architecture', '')   # timm's name of it
     if 'classes' in config:
         file.metadata = {'classes': json.dumps(config.pop('classes')), **file.metadata}
     place = locate_tensor(file.format, 'encoder.blocks.0.attn.qkv.weight', file.names)

@@ -41,7 +41,7 @@ class CheckpointFile:
     def __init__(self, path, f):
         self.path, self.f, self.size = path, f, path.stat().st_size
         self.arrays, self.metadata, self.notes, self.buffer = {}, {}, [], bytearray()
-        self.family, self.architecture = None, ''   # what is said of them
+        self.family, self.config = None, {}   # what the caller and a config.json say
     def error(self, reason): return CheckpointError(self.path, reason)
     def add(self, name, shape, dtype):
         if name in self.arrays: raise self.error(f"{name} is in it twice")
