@@ -402,7 +402,7 @@ def test_own_files_rebuild_the_model(tmp_path, kwargs):
 @pytest.mark.parametrize('kwargs', [dict(), dict(img_size=48, patch_size=16, in_chans=1, num_classes=0), dict(dim=192, heads=4, depth=3, mlp_dim=100), dict(pre_logits=9),
     dict(hybrid=(2, 1), img_size=64, patch_size=8)], ids=str)
 def test_the_config_is_read_off_the_shapes(tmp_path, kwargs):
-    model = shake(create_vit('testing', **kwargs))
+    model = shake(create_vit('testing', act='gelu_tanh', **kwargs))
     save_npz(model, tmp_path/'a.npz')
     report = load_checkpoint(None, tmp_path/'a.npz')
     c = model.cfg
@@ -554,6 +554,11 @@ def test_npz_round_trip_gives_the_same_bytes(b16, tmp_path):
 def test_npz_cannot_hold_everything(tmp_path, kwargs):
     with pytest.raises(CheckpointError, match='no place for'): save_npz(create_vit('testing', **kwargs), tmp_path/'a.npz')
     assert not list(tmp_path.iterdir())
+
+def test_npz_with_the_exact_gelu_says_so(tmp_path):
+    "Google's code has the tanh form alone."
+    with pytest.warns(UserWarning, match='exact GELU'): save_npz(create_vit('testing'), tmp_path/'a.npz')
+    assert load_checkpoint(None, tmp_path/'a.npz').model.cfg.act == 'gelu_tanh'
 
 @pytest.mark.parametrize('save', [save_checkpoint, save_npz])
 def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, save):

@@ -91,8 +91,8 @@ def position_similarity(
     if vit.pos_embed is None:
         raise ValueError("this model has no position embeddings to compare "
                          "(pos_embed='none')")
-    # registers have no position
-    p = F.normalize(vit.pos_embed.detach()[0, 1:].float(), dim=-1)
+    h, w = vit.grid # registers have no position, and some have no class token
+    p = F.normalize(vit.pos_embed.detach()[0, -h*w:].float(), dim=-1)
     return (p @ p.T).reshape(*vit.grid, *vit.grid)
 
 # %% ../nbs/09_attention_maps.ipynb #af27a48d

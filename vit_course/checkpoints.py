@@ -8,7 +8,7 @@ __all__ = ['RESIZE', 'resize_pos_embed', 'copy_tensor', 'inspect_checkpoint', 'l
            'download', 'verify_checkpoint']
 
 # %% ../nbs/05_checkpoints.ipynb #0fb96a8d
-import errno, json, math, os, sys, zipfile, zlib
+import errno, json, math, os, sys, warnings, zipfile, zlib
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -72,9 +72,9 @@ def copy_tensor(file, step, w, check=False):
         t = LAYOUTS[layout][0](t)
         if stretch:
             front, old, new, mode = stretch
-            if front == 0: # a class token without a position
+            t = resize_pos_embed(t, new, old, front, mode)
+            if t.shape[1] < part.shape[1]: # a class token without a position
                 t = torch.cat([torch.zeros_like(t[:, :1]), t], dim=1)
-            t = resize_pos_embed(t, new, old, mode=mode)
         part.copy_(t)
 
 # %% ../nbs/05_checkpoints.ipynb #1ded2751
@@ -89,7 +89,7 @@ def _check_options(format, head, resize):
 def _set_norm_eps(model, eps):
     model.cfg = replace(model.cfg, norm_eps=eps)
     for m in model.modules():
-        if isinstance(m, torch.nn.LayerNorm): m.eps = eps
+        if isinstance(m, (torch.nn.LayerNorm, torch.nn.RMSNorm)): m.eps = eps
 
 def _make_weights(model, file, steps):
     "Fill a model that has no memory for its weights yet."
@@ -118,15 +118,15 @@ def load_checkpoint(
     head:str='auto',          # 'keep', 'new' (zeros); 'auto': kept for as many classes
     resize:str='auto',        # of positions, a name in `RESIZE`; 'auto': as its library
     grid:tuple[int,int]=None, # of the file's position embeddings, when it is no square
-    **said                    # what it does not say: heads, act, norm_eps, pool, scale, part
+    **said                    # not in it: heads, act, norm_eps, pool, scale, part, family
 )->LoadReport:                # what became of each tensor; `report.model` is the model
     """Fill a model with trained weights of Google (npz), timm, torchvision, Hugging
-    Face, DINOv2 or this course; the head and other sizes as in Section 3.1 and 3.2 of
-    the paper. `report.said` has who says what no shape shows: the call, the file, the
-    config.json beside it, or published models of the same shapes (with a UserWarning).
-    CheckpointError, with the model as it was, when the file is damaged, does not fit,
-    holds NaN or infinity, contradicts what is said, or when a model is to be built and
-    nobody says one of these fields. ValueError for an unknown option."""
+    Face, OpenCLIP, DINOv2 and 3 or this course; the head and other sizes as in Section
+    3.1 and 3.2 of the paper. `report.said` has who says what no shape shows: the call,
+    the file, the config.json beside it, or published models of the same shapes (with a
+    UserWarning). CheckpointError, with the model as it was, when the file is damaged,
+    does not fit, holds NaN or infinity, contradicts what is said, or when a model is to
+    be built and nobody says one of these fields. ValueError for an unknown option."""
     _check_options(format, head, resize)
     if model is not None: model = unwrap_model(model)
     with open_weights(source, format, **said) as file:
@@ -186,15 +186,21 @@ def save_npz(
     path                     # of the file
 ):
     """Write float32 weights as Google's own loader reads them. CheckpointError when the
-    model has something without a name there."""
+    model has something without a place there; UserWarning for the exact GELU, because
+    Google's code, and ours, reads the file with the tanh form."""
     model = unwrap_model(model)
     state, cfg = model.state_dict(), model.cfg
     alien = [k for k in state if locate_tensor('npz', k) is None]
-    alien += ["pool='mean'"]*(cfg.pool != 'cls')
-    alien += [f'pos_embed={cfg.pos_embed!r}']*(cfg.pos_embed != 'learned')
+    pool = 'mean' if model.cls_token is None else 'cls'
+    alien += [f'{f}={getattr(cfg, f)!r}' for f, values in (
+        ('pool', (pool,)), ('pos_embed', ('learned',)), ('act', ('gelu', 'gelu_tanh')),
+        ('no_bias', ((),)), ('norm', ('layer',)), ('rope', (None,)),
+        ('post_norm', (False,))) if getattr(cfg, f, values[0]) not in values]
     if alien:
         reason = f"Google's format has no place for {', '.join(alien[:3])}"
         raise CheckpointError(path, f"{reason}: use save_checkpoint")
+    if cfg.act == 'gelu':
+        warnings.warn(f"{path}: its exact GELU will be read as Google's tanh form", stacklevel=2)
     with atomic_write(path) as part, zipfile.ZipFile(part, 'w') as z:
         for key, w in state.items():
             names, layout = locate_tensor('npz', key)
@@ -224,7 +230,10 @@ def convert_checkpoint(
         report.model = empty_model(replace(report.model.cfg, img_size=img_size))
     load_checkpoint(report.model, source, format, resize=resize, **said)
     if save: save(report, target)
-    elif target.suffix == '.npz': save_npz(report.model, target)
+    elif target.suffix == '.npz':
+        save_npz(report.model, target)
+        if report.model.cfg.act == 'gelu':
+            report.notes.append("its exact GELU will be read as Google's tanh form")
     else:
         about = dict(classes=json.dumps(report.classes), scale=report.scale)
         about = {f: text for f, text in about.items() if text not in (None, 'null')}

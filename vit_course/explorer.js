@@ -8,6 +8,7 @@
  * @property {string} label
  * @property {[number, number]} grid   patches (h, w)
  * @property {number} n_prefix         class token and registers, which come first
+ * @property {string[]} [front]        their names
  * @property {number} layers
  * @property {number} heads
  * @property {[number, number]} patch  pixels of a patch (height, width)
@@ -163,7 +164,7 @@ export class Maps {
 
   /** What to call a token. */
   name(query) {
-    if (query < this.n_prefix) return query ? `register ${query}` : 'class token';
+    if (query < this.n_prefix) return this.front?.[query] ?? (query ? `register ${query}` : 'class token');
     return `row ${Math.floor((query - this.n_prefix) / this.w)}, column ${(query - this.n_prefix) % this.w}`;
   }
 }
@@ -219,7 +220,7 @@ class Pane {
     this.stage.addEventListener('keydown', e => this.walk(e));
 
     this.chips = Array.from({ length: n_prefix }, (_, i) => {
-      const chip = make('button', { type: 'button', className: 'vx-chip' }, i ? `register ${i}` : 'class token');
+      const chip = make('button', { type: 'button', className: 'vx-chip' }, maps.name(i));
       chip.addEventListener('click', () => view.set({ query: i }));
       chip.addEventListener('pointerenter', e => { if (e.pointerType === 'mouse') view.hover(i); });
       chip.addEventListener('pointerleave', () => view.hover(null));

@@ -17,7 +17,7 @@ from .checkpoints import atomic_write
 from .data import DataError
 from .tools.image_files import open_image
 from .patches import pair
-from .tools.capture import capture_attention, evaluating
+from .tools.capture import capture_attention, evaluating, token_names
 from .tools.explorer_page import (NamedBytes, encode_photo, encode_pixels,
                                             explorer_page, still)
 from .tools.live_page import SITE, live_page
@@ -127,7 +127,7 @@ def image_record(
         made['classes'] = [dict(id=i, name=str(classes[i] if classes else i), p=p)
                            for p, i in zip(best.values.tolist(), best.indices.tolist())]
         made['relevance'] = b''.join(_relevances(model, x, made['classes']))
-    return made
+    return made | dict(front=token_names(vit))
 
 # %% ../nbs/10_explorer.ipynb #652e8496
 class _ExplorerState(anywidget.AnyWidget):

@@ -22,7 +22,8 @@ from ..explorer import AttentionExplorer
 from .live_page import live_page
 from ..patches import pair
 from .capture import capture_attention, check_head, choose_layers, evaluating
-from ..vit import VisionTransformer, unwrap_model
+from .families import build_vit
+from ..vit import unwrap_model
 
 # %% ../../nbs/tools/attention_files.ipynb #0b14125a
 def _open_model(source, img_size=None, scale='auto'):
@@ -31,7 +32,7 @@ def _open_model(source, img_size=None, scale='auto'):
     if img_size is None: report = load_checkpoint(None, source)
     else:
         cfg = inspect_checkpoint(None, source).model.cfg
-        report = load_checkpoint(VisionTransformer(replace(cfg, img_size=img_size)), source)
+        report = load_checkpoint(build_vit(replace(cfg, img_size=img_size)), source)
     cfg = report.model.cfg
     if cfg.in_chans != 3:
         raise ValueError(f"{source} wants images of {cfg.in_chans} channels, and not of three")
@@ -42,6 +43,8 @@ def _open_model(source, img_size=None, scale='auto'):
 def _query_rows(weights, model, query):
     """The row that is asked for, from (...,T,T): of the class token, the mean of all patches, or of
     the patch (row, column)."""
+    if query == 'cls' and model.cls_token is None:
+        raise ValueError("--query cls: this model has no class token, so ask for the mean, or a patch")
     if query == 'cls': return weights[..., 0, :]
     if query == 'mean': return weights[..., model.n_prefix:, :].mean(-2)
     (h, w), (row, column) = model.grid, query
@@ -179,7 +182,8 @@ def _write_all(args, folder):
     images = [open_image(path) for path in args.images]       # before anything takes time
     model, scale, classes = _open_model(args.source, args.img_size, args.scale)
     if args.target is not None: args.target = _class_number(args.target, classes)
-    query, (h, w) = args.query or model.cfg.pool, pair(model.cfg.img_size)
+    from_cls = model.cls_token is not None and model.cfg.pool != 'mean'
+    query, (h, w) = args.query or ('mean', 'cls')[from_cls], pair(model.cfg.img_size)
     layer = -1 if args.layer is None else args.layer
     lines, results, smalls = [], [], {}
     for path, name, image in zip(args.images, _names(args.images), images):

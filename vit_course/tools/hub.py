@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 from ..patches import pair
+from .families import FamilyConfig
+from .family_files import check_family, refuse_strangers
 from .load_plan import LoadReport, check_numbers, plan_for, require_fit
 from .weight_config import (HIDDEN, SCALES, check_said, gather, mean_and_std,
                                             say)
@@ -58,7 +60,8 @@ def _google(folder, file, *args, **options):
     one, whole = urllib.parse.quote(path), urllib.parse.quote(path, safe='')
     urls = (f'{host}/vit_models/{one}',
             f'{host}/download/storage/v1/b/vit_models/o/{whole}?alt=media')
-    return lambda name: Checkpoint(f'{name}.npz', urls, 'npz', *args, options=options)
+    return lambda name: Checkpoint(f'{name}.npz', urls, 'npz', *args,
+                                   options=dict(act='gelu_tanh') | options)
 
 def _other(url, *args, sha256=None, scale='imagenet', **options):
     file = Path(url).suffix
@@ -172,12 +175,16 @@ def open_weights(
     source,        # a file, a folder, or a name in `CHECKPOINTS`
     format='auto', # a name in `TABLES`
     part=None,     # what the names of the model begin with, where the file has two
+    family=None,   # a name in `FAMILIES`, where two look the same
     **said         # what the file does not say: heads, act, norm_eps, pool
 ):
     """An open checkpoint, with its format, and what it says of itself. CheckpointError when
     anything is wrong with it, also later, while it is open; ValueError for an unknown option."""
     check_said(said)
+    check_family(family)
     with open_checkpoint(find_checkpoint(source)) as file:
+        file.family = family
+        refuse_strangers(file)
         recognise(file, format, part)
         gather(file, known_by_file(file.path), **said)
         yield file
@@ -353,6 +360,7 @@ def _describe(cfg):
     def kind(c): return pair(c.patch_size), c.dim, c.depth, c.heads, c.mlp_dim, c.hybrid
     named = {kind(c): name for name, c in CONFIGS.items()}
     name = named.get(kind(cfg), f'ViT of {cfg.depth} blocks, {cfg.dim} wide')
+    if isinstance(cfg, FamilyConfig): name = f'{cfg.family} of {cfg.depth} blocks, {cfg.dim} wide'
     h, w = pair(cfg.img_size)
     registers = f", {cfg.registers} registers"*bool(cfg.registers)
     return f"{name}, {h} x {w} pixels, {cfg.num_classes} classes{registers}"
@@ -402,7 +410,7 @@ def weights_and_say(
     "Do what `vit_weights` was asked for, and print a line for each result."
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', '.*: assumed ')   # it is on stdout
+            warnings.filterwarnings('ignore', '.*: (assumed|its exact GELU) ')   # on stdout
             _run(args, convert)
     except (ValueError, OSError) as e:
         print(f"vit_weights: {' '.join(str(e).split())}", file=sys.stderr)

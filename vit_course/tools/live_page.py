@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from ..patches import pair
 from .explorer_page import html_page, json_script
-from ..vit import count_parameters, unwrap_model
+from ..vit import ViTConfig, count_parameters, unwrap_model
 
 # %% ../../nbs/tools/live_page.ipynb #4d0f5a16
 _ASSETS = files('vit_course')
@@ -29,10 +29,12 @@ def pack_weights(
     model:nn.Module # a VisionTransformer, on any device, of any floating type
 ) -> tuple[list,bytes]: # names and lengths, in order; float16 numbers, little-endian
     """All numbers that the forward pass needs, also the position embeddings that are not in a
-    checkpoint. ValueError for a hybrid, for more than `MAX_PARAMETERS`, and for numbers that
-    float16 cannot hold."""
+    checkpoint. ValueError for a hybrid or a model of another family, for more than
+    `MAX_PARAMETERS`, and for numbers that float16 cannot hold."""
     vit = unwrap_model(model)
     if vit.cfg.hybrid: raise ValueError("a hybrid cannot run in the page: it has no ResNet stem")
+    if type(vit.cfg) is not ViTConfig:
+        raise ValueError(f"a model of the family {vit.cfg.family} cannot run in the page")
     if (n := count_parameters(vit)) > MAX_PARAMETERS:
         raise ValueError(f"{n:,} parameters are too many for a page: at most {MAX_PARAMETERS:,}")
     state = dict(vit.state_dict())

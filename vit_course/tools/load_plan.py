@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np, torch
 from ..patches import pair
+from .families import FamilyConfig, build_vit
+from .family_files import family_config
 from .weight_config import (HIDDEN, config_of, eps_of, find_grid, guess_config,
                                             how_to_say, look_up, say, shape_of, sizes_of)
 from .weight_files import (LAYOUTS, READ_ERRORS, TABLES, is_unused, locate_tensor)
@@ -85,16 +87,17 @@ class LoadReport:
     def assumptions(self)->str:
         "In one line, what was assumed, and from where; '' when nothing was."
         facts = ', '.join(f'{field} {value}' for field, value in self.assumed.items())
-        who = {self.said[field][1] for field in self.assumed}
+        who = {self.said[field][1] for field in self.assumed if field in self.said}
         return f"{facts} ({', '.join(who)})" if facts else ''
 
 # %% ../../nbs/tools/load_plan.ipynb #06a6c4f1
 RESIZE_OF = {'npz': 'bilinear', 'vit_course': 'bilinear', 'timm': 'bicubic',
-             'hf': 'bicubic_plain', 'torchvision': 'bicubic_corner', 'dinov2': 'bicubic_offset'}
+             'hf': 'bicubic_plain', 'torchvision': 'bicubic_corner', 'dinov2': 'bicubic_offset',
+             'dinov3': 'bicubic', 'openclip': 'bicubic'}
 
-def _plan_head(file, cfg, head, report, steps, left):
+def _plan_head(file, model, head, report, steps, left):
     "Keep the file's head, or start one at zero and leave the old one out."
-    classes = (shape_of(file, 'head.weight') or (None,))[0]
+    cfg, classes = model.cfg, (shape_of(file, 'head.weight') or (None,))[0]
     kept = head == 'keep' or head == 'auto' and classes == cfg.num_classes
     if cfg.num_classes and kept: return
     why = f"the file has {classes or 'no'} classes" if head == 'auto' else "not wanted"
@@ -104,11 +107,12 @@ def _plan_head(file, cfg, head, report, steps, left):
     if bias and classes is not None and bias != (classes,):
         text = f"has {classes} rows of weights, but biases of shape {bias}"
         report.wrong['its head'] = text
-    if cfg.num_classes: steps.update({'head.weight': None, 'head.bias': None})
-    for layer in ('head', 'pre_logits.0')[:1 if cfg.pre_logits else 2]:
-        names = [name for ending in ('.weight', '.bias')
-                 for name in locate_tensor(file.format, layer + ending)[0]]
-        if all(name in left for name in names):
+    steps.update({key: None for key in model.state_dict() if key.startswith(('head.', 'head_dist.'))})
+    for layer in ('head', 'head_dist', 'pre_logits.0')[:2 if cfg.pre_logits else 3]:
+        places = [locate_tensor(file.format, layer + o, file.names) for o in ('.weight', '.bias')]
+        names = [name for place in places if place for name in place[0]]
+        if 'head' in getattr(cfg, 'no_bias', ()): names = [n for n in names if n in left]
+        if names and all(name in left for name in names):
             report.skipped.update({left.pop(name): why for name in names})
     if classes is None and cfg.num_classes: report.skipped['head'] = why
 
@@ -116,14 +120,16 @@ def _plan_positions(file, model, report, rows, resize, grid):
     """How a file's position embeddings get onto the model's grid: (rows in front, old
     grid, new grid, mode); None when they fit."""
     grid = grid or getattr(config_of(file), 'grid', None)
-    front, old = find_grid(file, rows, grid, model.grid)
+    fronts = {model.cfg.pos_rows} if isinstance(model.cfg, FamilyConfig) else None
+    front, old = find_grid(file, rows, grid, model.grid, fronts)
     if resize == 'auto':
         antialias = model.cfg.registers and file.format in ('hf', 'dinov2')
         resize = 'bicubic' if antialias else RESIZE_OF[file.format]
     if old != model.grid:
         (h, w), (new_h, new_w) = old, model.grid
         report.resized['pos_embed'] = f"{h} x {w} to {new_h} x {new_w}, {resize}"
-    return (front, old, model.grid, resize) if old != model.grid or front == 0 else None
+    pad = front == 0 and not fronts       # a class token without a position
+    return (front, old, model.grid, resize) if old != model.grid or pad else None
 
 def _plan_said(file, cfg, report, steps):
     "What is said of a file and does not hold for the model. (`plan` compares shapes.)"
@@ -140,12 +146,12 @@ def plan(file, model, head='auto', resize='auto', grid=None):
     `LoadReport`), from names, shapes and what `gather` found."""
     report = LoadReport(file.path, file.format, model, file.metadata, notes=file.notes)
     steps, left = {}, dict(file.names)
-    _plan_head(file, model.cfg, head, report, steps, left)
+    _plan_head(file, model, head, report, steps, left)
     _plan_said(file, model.cfg, report, steps)
     for key, w in model.state_dict().items():
         if key in steps: continue
         nowhere = (f'{key} (which {file.format} files cannot hold)',), 'same'
-        names, layout = locate_tensor(file.format, key) or nowhere
+        names, layout = locate_tensor(file.format, key, file.names) or nowhere
         for name in names: left.pop(name, None)
         if any(name not in file.names for name in names):
             report.missing[key] = names
@@ -155,9 +161,9 @@ def plan(file, model, head='auto', resize='auto', grid=None):
         needed, stretch = tuple(LAYOUTS[layout][1](part, model.cfg.heads).shape), None
         for name in found:
             shape, dtype = file.arrays[name]
-            positions = key == 'pos_embed' and len(shape) == 3
-            if positions and (shape[0], shape[2]) == (1, needed[2]):
-                stretch = _plan_positions(file, model, report, shape[1], resize, grid)
+            same = shape[:-2] == needed[:-2] and shape[-1:] == needed[-1:]
+            if key == 'pos_embed' and len(shape) == len(needed) and same:
+                stretch = _plan_positions(file, model, report, shape[-2], resize, grid)
                 shape = needed
             if layout == 'group' and shape == needed[-1:]:
                 shape = needed   # newer Flax leaves the ones out
@@ -179,7 +185,7 @@ def plan(file, model, head='auto', resize='auto', grid=None):
 # %% ../../nbs/tools/load_plan.ipynb #2302d3e4
 def empty_model(cfg)->VisionTransformer:
     "A model without memory for its weights."
-    with torch.device('meta'): return VisionTransformer(cfg)
+    with torch.device('meta'): return build_vit(cfg)
 
 def _sources(file, report):
     "{field: (value, who says so)} of a file's model."
@@ -208,7 +214,7 @@ def plan_for(file, model, head='auto', resize='auto', grid=None):
     when something had to be assumed."""
     assumed, given = {}, model is not None
     if not given:
-        cfg, assumed = guess_config(file, grid)
+        cfg, assumed = family_config(file, grid) or guess_config(file, grid)
         model = empty_model(cfg)
     steps, report = plan(file, model, head, resize, grid)
     report.assumed, report.said = assumed, _sources(file, report)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['READ_ERRORS', 'LAYOUTS', 'KINDS', 'TABLES', 'ALIASES', 'CheckpointError', 'CheckpointFile', 'NpzFile', 'checksum',
-           'SafetensorsFile', 'TorchFile', 'open_checkpoint', 'locate_tensor', 'canonical', 'is_unused', 'recognise']
+           'SafetensorsFile', 'TorchFile', 'open_checkpoint', 'locate_tensor', 'canonical', 'is_unused', 'add_rows',
+           'recognise']
 
 # %% ../../nbs/tools/weight_files.ipynb #9589e899
 import json, math, re, struct, warnings, zipfile, zlib
@@ -40,6 +41,7 @@ class CheckpointFile:
     def __init__(self, path, f):
         self.path, self.f, self.size = path, f, path.stat().st_size
         self.arrays, self.metadata, self.notes, self.buffer = {}, {}, [], bytearray()
+        self.family, self.config = None, {}   # what the caller and a config.json say
     def error(self, reason): return CheckpointError(self.path, reason)
     def add(self, name, shape, dtype):
         if name in self.arrays: raise self.error(f"{name} is in it twice")
@@ -361,7 +363,7 @@ TABLES['hf'] = '''
 '''
 def _rows(text): # of a table; $ stands for one of Google's blocks
     text = text.replace('$', 'Transformer/encoderblock_#')
-    return [tuple(row.split()) for row in text.strip().splitlines()]
+    return [tuple(row.split()) for row in text.splitlines() if row.strip()]
 
 TABLES = {name: _rows(text) for name, text in TABLES.items()}
 TABLES['dinov2'] = [(ours, theirs.replace('reg_token', 'register_tokens'), kind)
@@ -385,24 +387,34 @@ def _fill(template, found): # put what was found for # and * into another templa
     return re.sub('[#@*]', value, template)
 
 @lru_cache(maxsize=None)
-def locate_tensor(
-    fmt:str, # a name in `TABLES`
-    key:str  # of a tensor in our `state_dict`
-)->tuple[tuple[str,...],str]|None: # (names in the file, layout)
-    """Where a format keeps our tensor `key`: the names of its parts and their layout; None when it
-    has no such tensor."""
+def _places(fmt, key): # all places where a format may keep our tensor `key`, the usual one first
+    found = []
     for ours, theirs, kind in TABLES[fmt]:
         for ending, (their_ending, layout) in KINDS[kind].items():
             if m := re.fullmatch(_regex(ours + ending), key):
                 names = [_fill(part, m.groups()) + their_ending for part in _parts(theirs)]
-                return tuple(names), layout
+                found.append((tuple(names), layout))
+    return found
+
+def locate_tensor(
+    fmt:str, # a name in `TABLES`
+    key:str, # of a tensor in our `state_dict`
+    names=() # canonical names in a file
+)->tuple[tuple[str,...],str]|None: # (names in the file, layout)
+    """Where a format keeps our tensor `key`: the names of its parts and their layout; None when it
+    has no such tensor. Of several places it is the one that a file has."""
+    places = _places(fmt, key)
+    return next((p for p in places if all(name in names for name in p[0])), (*places, None)[0])
 
 # %% ../../nbs/tools/weight_files.ipynb #797fbc99
 ALIASES = {
     'npz': [(r'^(opt/target|params)/', ''), (r'DotProductAttention_\d+/', 'DotProductAttention_1/'),
             (r'/MlpBlock_\d+/', '/MlpBlock_3/'), (r'/LayerNorm_1/', '/LayerNorm_2/')],
     'torchvision': [(r'\.mlp\.linear_1\.', '.mlp.0.'), (r'\.mlp\.linear_2\.', '.mlp.3.')],
-    'hf': [(r'^(vit|deit|dinov2|dinov2_with_registers)\.', ''), (r'^encoder\.layer\.', 'layers.'),
+    'hf': [(r'^(vit|deit|ijepa|dinov2|dinov2_with_registers|dinov3_vit|vision_model)\.', ''),
+           (r'^((encoder|model)\.)?layers?\.', 'layers.'),
+           (r'(\d)\.self_attn\.', r'\1.attention.'), (r'(\d\.attention)\.out_proj', r'\1.o_proj'),
+           (r'(\d)\.layer_norm([12])\.', r'\1.norm\2.'),
            (r'attention\.attention\.(q|k|v)(uery|ey|alue)\.', r'attention.\1_proj.'),
            (r'attention\.output\.dense', 'attention.o_proj'),
            (r'\.intermediate\.dense', '.mlp.fc1'), (r'(\d)\.output\.dense', r'\1.mlp.fc2'),
@@ -419,9 +431,7 @@ def _pattern(rows): # of tables -> one regular expression for all their names
     return re.compile('|'.join(_regex(part + ending) for _, theirs, kind in rows
                                for part in _parts(theirs) for ending, _ in KINDS[kind].values()))
 
-_KNOWN = {fmt: _pattern(rows) for fmt, rows in TABLES.items()}
-_UNUSED = {fmt: _pattern(rows) for fmt in TABLES
-           if (rows := [row for row in TABLES[fmt] if row[0] == '-'])}
+_KNOWN, _UNUSED, _ANCHORS = {}, {}, {'class_embedding'}
 
 @lru_cache(maxsize=10_000)
 def _is_known(fmt, name): return bool(_KNOWN[fmt].fullmatch(canonical(fmt, name)))
@@ -430,8 +440,23 @@ def is_unused(fmt, name): # canonical
     "May a file of this format hold it, and nobody here needs it?"
     return fmt in _UNUSED and bool(_UNUSED[fmt].fullmatch(name))
 
-_ANCHORS = {names[0][0] for fmt in TABLES for key in ('patch_embed.proj.weight',
-            'stem.conv_root.weight') if (names := locate_tensor(fmt, key))}
+def add_rows(
+    fmt,       # a name in `TABLES`, or a new one
+    text='',   # more rows, as above
+    start=None # the table with which a new one begins
+):
+    "Let a format have more names."
+    TABLES[fmt] = [*TABLES.get(fmt, TABLES.get(start, [])), *_rows(text)]
+    for cached in (_places, _is_known): cached.cache_clear()
+    _KNOWN[fmt] = _pattern(TABLES[fmt])
+    unused = [row for row in TABLES[fmt] if row[0] == '-']
+    if unused: _UNUSED[fmt] = _pattern(unused)
+    for key in ('patch_embed.proj.weight', 'stem.conv_root.weight'):
+        names = {place[0][0] for place in _places(fmt, key)}
+        _ANCHORS.update(names - {'conv1.weight'})   # which every ResNet has
+
+for fmt in TABLES: add_rows(fmt)
+_TEXT = re.compile('(text_|logit_)')         # what CLIP has beside its images' half
 _WEIGHED = re.compile(r'ema|averag', re.I)   # an average of the weights over training
 
 def _beginnings(names):
@@ -474,7 +499,7 @@ def _choose(file, formats, part):
 
 def _find_head(file):
     "Take the one other layer at the end for the head, if the head is not where its format has it."
-    head, = locate_tensor(file.format, 'head.weight')[0]
+    head, = locate_tensor(file.format, 'head.weight', file.names)[0]
     if head in file.names or file.format == 'npz': return
     found = [n for n in file.names if re.fullmatch(r'(heads?|classifier|fc)(\.\w+)*\.weight', n)
              and not _is_known(file.format, n) and len(file.arrays[file.names[n]][0]) == 2]
@@ -501,7 +526,7 @@ def recognise(
         raise file.error(f"no names of a Vision Transformer, but {found}")
     file.names, left = {}, defaultdict(int)
     for raw in file.arrays:
-        if not raw.startswith(prefix):
+        if not raw.startswith(prefix) or _TEXT.match(raw):
             left[re.split('[./]', raw)[0]] += 1
             continue
         name = canonical(file.format, raw.removeprefix(prefix))
