@@ -216,8 +216,7 @@ def convert_checkpoint(
     """Write a checkpoint in another format, or for another image size. CheckpointError
     as from `load_checkpoint`; ValueError for another ending."""
     target = Path(target)
-    ours = {'.safetensors': save_checkpoint, '.npz': save_npz}
-    if not save and target.suffix not in ours:
+    if not save and target.suffix not in ('.safetensors', '.npz'):
         raise ValueError(f"{target}: the new file must end with .safetensors or .npz "
                          "(or .onnx: vit_weights convert)")
     report = inspect_checkpoint(None, source, format, **said)
@@ -225,5 +224,6 @@ def convert_checkpoint(
         report.model = empty_model(replace(report.model.cfg, img_size=img_size))
     load_checkpoint(report.model, source, format, resize=resize, **said)
     if save: save(report, target)
-    else: ours[target.suffix](report.model, target)
+    elif target.suffix == '.npz': save_npz(report.model, target)
+    else: save_checkpoint(report.model, target)
     return report
