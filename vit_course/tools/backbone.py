@@ -44,18 +44,17 @@ class BackboneMixin:
     def reset_classifier(self,
         num_classes:int # of the new head; 0 for none: the model gives features (B,D)
     ):
-        """Put a head of zeros in the place of the old one, as fine-tuning begins (the paper's
-        Section 3.2); `pre_logits` goes with the old one."""
+        """Put a fresh head, of zeros, in the place of the old one, as fine-tuning begins (the
+        paper's Section 3.2); `pre_logits` goes with the old one. ValueError for a number below
+        0."""
         self.cfg = replace(self.cfg, num_classes=num_classes, pre_logits=None)
-        self.pre_logits, self.head = nn.Identity(), nn.Identity()
-        if not num_classes: return
-        w = self.encoder.norm.weight
-        self.head = nn.Linear(self.cfg.dim, num_classes, device=w.device, dtype=w.dtype)
-        for p in self.head.parameters(): nn.init.zeros_(p)
+        fresh = type(self)(replace(self.cfg, depth=1)).to(next(self.parameters()))
+        for name, part in fresh.named_children():
+            if name == 'pre_logits' or name.startswith('head'): setattr(self, name, part)
 
     def no_weight_decay(self) -> set: # names of parameters
         "What weight decay should leave alone, beside biases and norms: tokens and positions."
-        return {'cls_token', 'reg_token', 'pos_embed'}
+        return {'cls_token', 'dist_token', 'reg_token', 'pos_embed'}
 
     def resized(self,
         img_size:int|tuple[int,int], # pixels: a side, or (height, width)
@@ -65,7 +64,7 @@ class BackboneMixin:
         nothing. It is the model that `load_checkpoint` makes for that size from a file of Google's
         or this course's; 'bicubic' is timm's way. ValueError for a size that the patches do not
         divide."""
-        new = type(self)(replace(self.cfg, img_size=img_size)).to(self.encoder.norm.weight)
+        new = type(self)(replace(self.cfg, img_size=img_size)).to(next(self.parameters()))
         state = self.state_dict()
         if 'pos_embed' in state:
             front = state['pos_embed'].shape[1] - self.grid[0]*self.grid[1]

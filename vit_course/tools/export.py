@@ -40,8 +40,8 @@ def save_onnx(
     model:nn.Module,      # a VisionTransformer, also compiled or wrapped
     path,                 # of the file
     attention:bool=False, # a second output: the attention weights of all layers
-    classes:list=None,    # names, in the order of the logits
-    scale:str='half'      # of images, as `mean_and_std` takes it
+    classes:list=None,    # names, in the order of the logits, where they are known
+    scale:str=None        # of images, as `mean_and_std` takes it, where it is known
 ):
     """Write a model as ONNX. Its input is `images` (B,C,H,W), for any B; its outputs are `logits`
     (B,K), or `features` (B,D) of a model without a head, and, if asked for, `attention`
@@ -61,8 +61,8 @@ def save_onnx(
             WithAttention(model) if attention else model, (images,), dynamo=True, verbose=False,
             input_names=['images'], output_names=outputs[:1 + attention],
             dynamic_shapes=({0: torch.export.Dim('batch')},))
-    mean, std = mean_and_std(scale)
-    about = dict(config=asdict(cfg), classes=classes, scale=scale, mean=mean, std=std)
+    about = dict(config=asdict(cfg), classes=classes)
+    if scale: about |= dict(scale=scale) | dict(zip(('mean', 'std'), mean_and_std(scale)))
     program.model.metadata_props.update({k: json.dumps(v) for k, v in about.items() if v})
     with atomic_write(path) as part: program.save(part, external_data=False)
 
