@@ -199,7 +199,7 @@ def test_signatures_are_shown_where_the_source_is_not(monkeypatch):
     cells = [doc('a'), source('shown', 'a', 'b'), doc('b'), doc('c'), source('solution', 'c', 'd'), doc('d'), doc('e')]
     nb = dict(cells=cells)
     show_once(nb, {'solution'})
-    assert [c['id'] for c in nb['cells']] == ['doc c', 'doc d', 'solution', 'doc e']
+    assert [c['id'] for c in nb['cells']] == ['shown', 'doc c', 'doc d', 'solution', 'doc e']
     assert [c['outputs'][0]['data']['text/markdown'] for c in nb['cells'] if 'doc' in c['id']] == ['said', 'said', '---\n\n### e\n\nsaid']
 
 
