@@ -127,19 +127,31 @@ LONG = 25    # lines of a code cell that are more than a screen should be given 
 def code_lines(text): return sum(not line.startswith('#|') for line in text.splitlines())
 
 
-def fold(nb, solved, asked=()):
-    """Fold set-up cells, neighbours as one, the solutions with these ids, those with the ids in `asked`, checks, what only draws, and
-    code that is very long; show what is exported once, not twice."""
-    kept = []
-    for i, cell in enumerate(nb['cells']):
-        text, before = ''.join(cell['source']), kept[-1] if kept else None
-        if cell.get('id') in solved: options(cell, code_fold=True, code_summary='Solution')
-        if 'show_doc(' in text and '#| echo: false' in text:
-            after = nb['cells'][i + 1] if i + 1 < len(nb['cells']) else {}
-            if 'Exported source' in ''.join(after.get('source', '')) and after.get('id') not in solved: continue
-            for out in cell['outputs']:       # the signature of what is to be written, without a heading of its own
+def show_once(nb, solved):
+    """nbdev adds the signature of each name that is exported, around the source. Where that is shown it is enough, so the signature goes;
+    where it is a solution with one of these ids, and so folded, all its signatures stand in front of it and say what is to be written."""
+    def exported(cell): return re.findall(r'^(?:class|def) (\w+)', ''.join(cell['source']), re.M) if 'Exported source' in ''.join(cell['source']) else []
+    homes = {name: cell for cell in nb['cells'] for name in exported(cell)}
+    signatures, kept = {}, []
+    for cell in nb['cells']:
+        name = re.search(r'^show_doc\((\w+)', ''.join(cell['source']), re.M)
+        home = homes.get(name[1]) if name else None
+        if not home: kept.append(cell)
+        elif home.get('id') in solved:
+            for out in cell['outputs']:       # without a heading of its own
                 shown = ''.join(out['data'].get('text/markdown', ''))
                 out['data']['text/markdown'] = re.sub(r'\A---\n\n|^### .*\n\n', '', shown, flags=re.M)
+            signatures.setdefault(home['id'], []).append(cell)
+    nb['cells'] = [c for cell in kept for c in [*signatures.get(cell.get('id'), []), cell]]
+
+
+def fold(nb, solved, asked=()):
+    """Fold set-up cells, neighbours as one, the solutions with these ids, those with the ids in `asked`, checks, what only draws, and
+    code that is very long."""
+    kept = []
+    for cell in nb['cells']:
+        text, before = ''.join(cell['source']), kept[-1] if kept else None
+        if cell.get('id') in solved: options(cell, code_fold=True, code_summary='Solution')
         if is_setup(cell):
             if before and before.get('setup'): before['source'] += '\n' + text; continue
             options(cell, code_fold=True, code_summary='Set-up')
@@ -316,5 +328,6 @@ if __name__ == '__main__':
     read = {name: json.loads((site/name).read_text(encoding='utf-8')) for name in order()}
     titles = {name: numbered(name, front_matter(nb)['title']) for name, nb in read.items()}
     for name, nb in read.items():
-        fold(nb, solutions(root/'nbs'/name), folded(root/'nbs'/name)); words_for_figures(nb); tidy(nb); add_links(nb, name, titles)
+        solved = solutions(root/'nbs'/name)
+        show_once(nb, solved); fold(nb, solved, folded(root/'nbs'/name)); words_for_figures(nb); tidy(nb); add_links(nb, name, titles)
         (site/name).write_text(own_links(json.dumps(nb, ensure_ascii=False), name), encoding='utf-8')

@@ -16,7 +16,6 @@ from ..attention import attention_weights
 from ..checkpoints import atomic_write, convert_checkpoint
 from ..patches import pair
 from .capture import capture_attention, evaluating
-from .hub import scale_of
 from .load_plan import LoadReport
 from .weight_config import mean_and_std
 from ..vit import unwrap_model
@@ -79,5 +78,5 @@ def convert_to_onnx(
     if Path(target).suffix != '.onnx':
         raise ValueError(f"{target}: attention weights are an output of .onnx files alone")
     def save(report, path):
-        save_onnx(report.model, path, attention, report.classes, scale_of(source, report))
+        save_onnx(report.model, path, attention, report.classes, report.scale)
     return convert_checkpoint(source, target, *args, save=save, **kwargs)
