@@ -118,7 +118,7 @@ def load_checkpoint(
     head:str='auto',          # 'keep', 'new' (zeros); 'auto': kept for as many classes
     resize:str='auto',        # of positions, a name in `RESIZE`; 'auto': as its library
     grid:tuple[int,int]=None, # of the file's position embeddings, when it is no square
-    **said                    # what it does not say: heads, act, norm_eps, pool, scale, part
+    **said                    # heads, act, norm_eps, pool, scale of its model, or part
 )->LoadReport:                # what became of each tensor; `report.model` is the model
     """Fill a model with trained weights of Google (npz), timm, torchvision, Hugging
     Face, DINOv2 or this course; the head and other sizes as in Section 3.1 and 3.2 of
@@ -210,7 +210,7 @@ def convert_checkpoint(
     format:str='auto',    # of the source, a name in `TABLES`
     img_size:int|tuple[int,int]=None, # pixels of the new model; as before when None
     resize:str='auto',    # of positions, a name in `RESIZE`
-    **said                # what it does not say: heads, act, norm_eps, pool, scale, part
+    **said                # heads, act, norm_eps, pool, scale of its model, or part
 )->LoadReport:            # `report.model` is what was saved
     """Write a checkpoint in another format, or for another image size. CheckpointError
     as from `load_checkpoint`; ValueError for another ending."""
