@@ -191,6 +191,7 @@ def save_npz(
     state, cfg = model.state_dict(), model.cfg
     alien = [k for k in state if locate_tensor('npz', k) is None]
     alien += ["pool='mean'"]*(cfg.pool != 'cls')
+    alien += [f'norm_eps={cfg.norm_eps}']*(cfg.norm_eps != 1e-6)
     alien += [f'pos_embed={cfg.pos_embed!r}']*(cfg.pos_embed != 'learned')
     if alien:
         reason = f"Google's format has no place for {', '.join(alien[:3])}"
