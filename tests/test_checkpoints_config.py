@@ -570,6 +570,10 @@ def test_a_kept_head_keeps_its_pooling(tmp_path):
         model = create_vit('testing', pool='mean', **kw)    # a new head may look elsewhere
         assert load_checkpoint(model, path, head=head).model.cfg.pool == 'mean'
 
+def test_googles_format_has_no_place_for_another_epsilon(tmp_path):
+    with pytest.raises(CheckpointError, match='no place for norm_eps=0.001'):
+        save_npz(create_vit('testing', norm_eps=1e-3), tmp_path/'a.npz')
+
 @pytest.mark.parametrize('said', [dict(heads=0), dict(heads=-2), dict(heads=True), dict(heads=2.),
     dict(heads='2'), dict(act='relu'), dict(pool='max'), dict(norm_eps=0), dict(depth=3),
     dict(head_count=2)], ids=str)

@@ -194,7 +194,7 @@ def save_npz(
     pool = 'mean' if model.cls_token is None else 'cls'
     alien += [f'{f}={getattr(cfg, f)!r}' for f, values in (
         ('pool', (pool,)), ('pos_embed', ('learned',)), ('act', ('gelu', 'gelu_tanh')),
-        ('no_bias', ((),)), ('norm', ('layer',)), ('rope', (None,)),
+        ('no_bias', ((),)), ('norm', ('layer',)), ('norm_eps', (1e-6,)), ('rope', (None,)),
         ('post_norm', (False,))) if getattr(cfg, f, values[0]) not in values]
     if alien:
         reason = f"Google's format has no place for {', '.join(alien[:3])}"

@@ -241,9 +241,10 @@ def write_live(args)->int: # the options of `vit_attention --live`; exit status:
         paths, notes = image_paths(args.images) if args.images else ([], [])
         images = {name: open_image(path) for name, path in zip(_names(paths), paths)}
         model, scale, classes = _open_model(args.source, args.img_size, args.scale)
-        if images: AttentionExplorer(model, images, classes, *mean_and_std(scale)).save_live(args.live)
+        about = classes, *mean_and_std(scale)
+        if images: AttentionExplorer(model, images, *about).save_live(args.live)
         else:
-            page = live_page(model, {}, classes, *mean_and_std(scale))
+            page = live_page(model, {}, *about)
             with atomic_write(args.live) as part: part.write_text(page, encoding='utf-8')
     except (ValueError, OSError) as e: return _refuse(e)
     for note in notes: print(f'note: {note}')

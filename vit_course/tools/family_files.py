@@ -10,8 +10,8 @@ __all__ = ['own', 'EVA_ROPE', 'FAMILIES', 'STRANGERS', 'look_at', 'is_plain', 'f
 import re
 import torch
 from .families import FamilyConfig
-from .weight_config import (HIDDEN, complete, find_grid, is_gated, look_up,
-                                            published, shape_of, sizes_of)
+from .weight_config import (HIDDEN, find_grid, is_gated, look_up, published,
+                                            resolve_fields, shape_of, sizes_of)
 from .weight_files import KINDS, LAYOUTS, add_rows
 
 # %% ../../nbs/tools/family_files.ipynb #fas00008
@@ -223,8 +223,8 @@ def _heads_by_size(file, sizes):
     heads = {row['heads'] for row in same}
     return heads.pop() if len(heads) == 1 else None, ', '.join(row['names'][0] for row in same[:2])
 
-def _complete(file, seen, row):
-    """`complete` for a family: its shapes come first, then what all of the family have. {field: what
+def _resolve(file, seen, row):
+    """`resolve_fields` for a family: its shapes come first, then what all of the family have. {field: what
     was assumed for it}. CheckpointError for what has to be said."""
     family, _, facts = row
     pool = _pool(file, seen)
@@ -236,7 +236,7 @@ def _complete(file, seen, row):
     if 'heads' not in file.said and file.format != 'vit_course' and not look_up(file):
         heads, names = _heads_by_size(file, seen['sizes'])
         if heads: assumed['heads'] = file.said['heads'] = heads, f'published models of its size: {names}'
-    assumed |= complete(file)
+    assumed |= resolve_fields(file)
     return {f: str(value) for f, (value, _) in assumed.items()}
 
 def family_config(file, grid=None):
@@ -257,7 +257,7 @@ def family_config(file, grid=None):
         raise file.error(f"{names}: the same names and shapes, so say which, as in "
                          f"load_checkpoint(None, file, family={family!r})")
     if 'refused' in facts: raise file.error(f"of the family {family}: {facts['refused']}")
-    assumed = _complete(file, seen, rows[0])
+    assumed = _resolve(file, seen, rows[0])
     file.said['family'] = family, 'the call' if file.family else 'its names and shapes'
     extra = {f: value for f, value in facts.items() if f not in HIDDEN}
     if rope := extra.get('rope'):

@@ -368,8 +368,8 @@ def _describe(cfg):
 def _noted(report):
     "What was assumed, who said the rest of what no shape shows, and the notes, in one line."
     parts, by = [f"assumed {report.assumptions}"]*bool(report.assumed), {}
-    for field, (value, who) in report.said.items():
-        if field not in report.assumed: by.setdefault(who, []).append(say(field, value))
+    for f, (value, who) in report.said.items():
+        if f not in report.assumed: by.setdefault(who, []).append(say(f, value))
     parts += [f"{', '.join(facts)} ({who})" for who, facts in by.items()] + report.notes
     return ''.join(f'; {o}' for o in parts)
 

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['HIDDEN', 'SCALES', 'shape_of', 'config_of', 'is_gated', 'sizes_of', 'find_grid', 'published', 'signature_of',
-           'look_up', 'mean_and_std', 'say', 'gather', 'eps_of', 'how_to_say', 'complete', 'guess_config', 'check_said']
+           'look_up', 'mean_and_std', 'say', 'gather', 'eps_of', 'how_to_say', 'resolve_fields', 'guess_config',
+           'check_said']
 
 # %% ../../nbs/tools/weight_config.ipynb #10d0df71
 import json, math, re
@@ -117,7 +118,7 @@ _PLAIN = ['cls_token', 'pos_embed', *(layer + end for end in ('.weight', '.bias'
     'patch_embed.proj', 'encoder.norm', *(f'encoder.blocks.0.{part}' for part in _BLOCK)))]
 _HEAD = re.compile(r'(head|heads|head_dist|classifier|fc|pooler|pre_logits)\b|.*\bmask_token$')
 
-def _kinds(names): # {'blocks.0.norm1.weight', 'blocks.1.norm1.weight', …} -> 'blocks.#.norm1.weight'
+def _kinds(names): # ['blocks.0.ls1', 'blocks.1.ls1'] -> {'blocks.#.ls1': 2}
     return Counter(re.sub(r'(?<=[._])\d+(?=\.)', '#', name) for name in names)
 
 def signature_of(file)->dict:
@@ -357,9 +358,9 @@ def _named(rows): # of the table, in words
     names = [name for row in rows for name in row['names']]
     return ', '.join(names[:2]) + f" and {len(names) - 2} more"*(len(names) > 2)
 
-def complete(file):
-    """Complete a file's `said` by what is usual and by the published models that it may be.
-    {field: (value, who)} for what the latter gave. CheckpointError, in one line, for what is left,
+def resolve_fields(file):
+    """Add to a file's `said` what is usual, and what all published models that it may be have.
+    Returns the latter, {field: (value, who)}. CheckpointError, in one line, for what is left,
     and when they do not agree."""
     for field, fact in file.usual.items(): file.said.setdefault(field, fact)
     (heads, who), width = file.said.get('heads', (1, '')), sizes_of(file)['dim']
@@ -399,7 +400,7 @@ def guess_config(file, grid=None):
     if not rows: raise file.error("no position embedding in it")
     sizes, (h, w) = sizes_of(file), find_grid(file, rows[1], grid)[1]
     ph, pw = sizes['patch_size']
-    assumed = complete(file)
+    assumed = resolve_fields(file)
     hidden = {field: file.said[field][0] for field in HIDDEN}
     return ViTConfig(img_size=(h*ph, w*pw), **sizes, **hidden), {
         field: str(value) for field, (value, _) in assumed.items()}
