@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['own', 'EVA_ROPE', 'FAMILIES', 'ARCHITECTURES', 'HEADS', 'NEEDED', 'STRANGERS', 'look_at', 'is_plain', 'find_family',
-           'family_config', 'check_family', 'refuse_strangers']
+           'family_config', 'refuse_strangers', 'recognise_family']
 
 # %% ../../nbs/tools/family_files.ipynb #fas00005
 import re
@@ -12,7 +12,8 @@ import torch
 from .families import FamilyConfig
 from .weight_config import (HIDDEN, PUBLISHED, eps_of, find_grid, is_gated,
                                             shape_of, sizes_of)
-from .weight_files import KINDS, LAYOUTS, add_rows
+from .weight_files import (KINDS, LAYOUTS, CheckpointError, add_rows,
+                                           recognise)
 
 # %% ../../nbs/tools/family_files.ipynb #fas00008
 LAYOUTS.update({
@@ -136,6 +137,8 @@ FAMILIES = [  # name, what a file of it shows, what it does not; None: that is a
     ('EVA-02, enormous', dict(key=False, dim=1792), dict(post_norm=True)),
     ('EVA-02', dict(key=False, gated=True), dict(rope=EVA_ROPE)),
     ('EVA', dict(key=False, positions=True), {}),
+    ('Qwen3-VL', dict(cls=False, registers=False, map=False, final=False, fc=False), dict(
+        refused="its positions are learned and rotary at once")),
     ('AIMv2', dict(rms=True, gated=True, patch=True), dict(norm_eps=1e-5)),
     ('BEiT-3', dict(attn=True, mlp=True, gated=False), dict(norm_eps=1e-5)),
     ('Perception Encoder', dict(pre=True, map=True, cls=False), dict(
@@ -250,6 +253,8 @@ def _hidden(file, seen, row, grid):
     if type(theta) in (int, float) and 'rope' in hidden:
         hidden['rope'] = hidden['rope'][0], float(theta), *hidden['rope'][2:]
     if hidden['pool'] == 'map_all': file.said.pop('pool', None)     # timm's word for both is 'map'
+    if not seen['positions'] and not hidden.get('rope'):
+        raise file.error("no position embeddings in it, and no family whose positions are rotary")
     hidden |= {f: value for f, (value, _) in file.said.items()}
     for f, value in hidden.items():
         if value is None:
@@ -291,19 +296,58 @@ def family_config(file, grid=None):
                        **{f: seen[f] for f in ('tokens', 'norms', 'no_bias', 'norm')})
     return cfg, assumed
 
-# %% ../../nbs/tools/family_files.ipynb #fas00014
-def check_family(name): # None: whatever the file shows
-    "ValueError for a family that is not in `FAMILIES`."
-    names = [row[0] for row in FAMILIES]
-    if name not in (None, *names):
-        raise ValueError(f"unknown family {name!r}: choose {', '.join(names)}")
-
 # %% ../../nbs/tools/family_files.ipynb #fas00016
-STRANGERS = [  # what it is, and names of tensors that show it
-]
+STRANGERS = [tuple(row.split(' | ')) for row in r'''
+attn_(block|grid)\.|stages.*relative_position | a MaxViT or CoAtNet | biases of distance, in windows
+cpb_mlp|meta_mlp | a Swin Transformer V2 | windows of attention, and cosines for scores
+layers\.\d+\.blocks.*relative_position | a Swin Transformer | windows of attention
+features\.\d.*relative_position | a Swin Transformer | windows of attention
+global_block | a GCViT | windows of attention, and queries from a convolution
+relative_position_bias|rel_pos\.mlp | a BEiT or a ViT with relative positions | biases in attention
+rel_pos_[hw] | a SAM or MViT | biases for rows and columns in attention
+blocks_token_only | a CaiT | a class token that enters late, and heads that are mixed
+cls_attn_blocks | an XCiT | attention between channels
+post_network | a VOLO | outlook attention
+gating_param | a ConViT | attention gated by positions
+pixel_pos|inner_tokens | a TNT | tokens within tokens
+cls_token_\d|fusion\.\d | a CrossViT | two sizes of patches
+serial_blocks | a CoaT | convolutions within attention
+attention_biases | a LeViT or TinyViT | biases in attention, and fewer tokens from stage to stage
+transformers\.\d+\.blocks | a PiT | fewer tokens from stage to stage
+\.sr\.weight|patch_embeds\. | a PVT or Twins | attention to fewer keys
+transformer_encoder | a NesT | blocks of patches
+pos_embed_win|blocks\.\d+\.proj\. | a Hiera | fewer tokens from stage to stage
+embeds\.proj | a NaFlexViT | images of any shape, for which it resamples its patches
+token_mixer | a MetaFormer, FastViT or RepViT | blocks without attention
+e_mhsa\. | a NextViT | convolutions, and attention to fewer keys
+attn\.to_key | a SwiftFormer | additive attention
+\.xca\. | an EdgeNeXt | attention between channels
+mixer\.(m\.attn|module\.q) | an EfficientViT or iFormer | convolutions within attention
+rnn_tokens | a Sequencer | recurrent layers and no attention
+\.modulation\. | a FocalNet | focal modulation and no attention
+(mlp|linear)_tokens|mlp_channels | an MLP-Mixer | no attention
+attn\.lambda_q1 | a differential Transformer | two attentions, subtracted
+blocks\.\d+\.(in_proj|attn_out_proj|attns\.) | a ViT with parallel blocks | attention and MLP at once
+rope\.freqs$|freqs_cis | a RoPE-ViT with mixed frequencies | frequencies that are learned
+patch_embed\.backbone\.(conv1|bn1|layer1|\d|stem\.conv1|stages\.\d\.\d) | a hybrid | its own stem
+'''.strip().splitlines()]   # names of tensors, whose they are, what it has that we have not
 
-def refuse_strangers(file):
-    "CheckpointError, which says whose model it is, for a file of another kind of model."
-    for what, pattern in STRANGERS:
-        if any(re.search(pattern, name) for name in file.arrays):
-            raise file.error(f"{what}: not a Vision Transformer that this course has")
+def refuse_strangers(file, names):
+    "CheckpointError, which says whose model it is, for names of another kind of model."
+    for pattern, what, why in STRANGERS:
+        if any(re.search(pattern, name) for name in names):
+            raise file.error(f"{what}, which this course does not have: {why}")
+
+def recognise_family(file, fmt='auto', part=None, family=None):
+    """`recognise` the format of an open file, and refuse other kinds of models by their names. Of
+    two families that look the same it is the named one. ValueError for an unknown name."""
+    names = [row[0] for row in FAMILIES]
+    if family not in (None, *names):
+        known = ', '.join(dict.fromkeys(names))
+        raise ValueError(f"unknown family {family!r}: choose {known}")
+    try: recognise(file, fmt, part)
+    except CheckpointError:
+        refuse_strangers(file, file.arrays)
+        raise
+    refuse_strangers(file, file.names.values())
+    file.family = family
