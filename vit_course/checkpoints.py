@@ -121,12 +121,12 @@ def load_checkpoint(
     **said                    # not in it: heads, act, norm_eps, pool, part, family
 )->LoadReport:                # what became of each tensor; `report.model` is the model
     """Fill a model with trained weights of Google (npz), timm, torchvision, Hugging
-    Face, OpenCLIP, DINOv2 and 3 or this course; the head and other sizes as in Section
-    3.1 and 3.2 of the paper. A config.json beside the file is read, too. CheckpointError, with the
-    model as it was, when the file is damaged, does not fit, holds NaN or infinity,
-    contradicts what is said, or when a model is to be built and nobody says how many
-    heads it has. ValueError for an unknown option. UserWarning when a model is built on
-    an assumption."""
+    Face, OpenCLIP, Meta's DINOv2 and DINOv3, or this course; the head and other sizes as
+    in Section 3.1 and 3.2 of the paper. A config.json beside the file is read, too.
+    CheckpointError, with the model as it was, when the file is damaged, does not fit,
+    holds NaN or infinity, contradicts what is said, is of another kind of model, or
+    when a model is to be built and nobody says what no shape shows. ValueError for an
+    unknown option. UserWarning when a model is built on an assumption."""
     _check_options(format, head, resize)
     if model is not None: model = unwrap_model(model)
     with open_weights(source, format, **said) as file:
@@ -200,7 +200,8 @@ def save_npz(
         reason = f"Google's format has no place for {', '.join(alien[:3])}"
         raise CheckpointError(path, f"{reason}: use save_checkpoint")
     if cfg.act == 'gelu':
-        warnings.warn(f"{path}: its exact GELU will be read as Google's tanh form", stacklevel=2)
+        warnings.warn(f"{path}: its exact GELU will be read as Google's tanh form",
+                      stacklevel=2)
     with atomic_write(path) as part, zipfile.ZipFile(part, 'w') as z:
         for key, w in state.items():
             names, layout = locate_tensor('npz', key)

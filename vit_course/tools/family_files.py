@@ -327,7 +327,7 @@ rnn_tokens | a Sequencer | recurrent layers and no attention
 \.modulation\. | a FocalNet | focal modulation and no attention
 (mlp|linear)_tokens|mlp_channels | an MLP-Mixer | no attention
 attn\.lambda_q1 | a differential Transformer | two attentions, subtracted
-blocks\.\d+\.(in_proj|attn_out_proj|attns\.) | a ViT with parallel blocks | attention and MLP at once
+blocks\.\d+\.(in_proj|attn_out|attns\.) | a ViT with parallel blocks | attention and MLP at once
 rope\.freqs$|freqs_cis | a RoPE-ViT with mixed frequencies | frequencies that are learned
 patch_embed\.backbone\.(conv1|bn1|layer1|\d|stem\.conv1|stages\.\d\.\d) | a hybrid | its own stem
 '''.strip().splitlines()]   # names of tensors, whose they are, what it has that we have not

@@ -527,7 +527,8 @@ def recognise(
         other = [n for n in inside if not _is_known(file.format, n.removeprefix(prefix))]
         found = ', '.join([*other, *getattr(file, 'settings', ())][:3]) or 'nothing at all'
         maps = sum(len(shape) == 4 for shape, _ in file.arrays.values()) > len(file.arrays)/8
-        raise file.error("no names of a Vision Transformer, but " + 'of convolutions: '*maps + found)
+        what = 'of convolutions: '*maps + found
+        raise file.error(f"no names of a Vision Transformer, but {what}")
     file.names, left = {}, defaultdict(int)
     for raw in file.arrays:
         if not raw.startswith(prefix) or _TEXT.match(raw):
