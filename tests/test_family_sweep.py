@@ -252,3 +252,106 @@ def test_transformers(tmp_path, name):
     assert (attention_maps(model, x) - torch.stack(out.attentions)).abs().max() < 1e-5
     save_checkpoint(model, tmp_path/'ours.safetensors')
     with torch.no_grad(): assert torch.equal(build(tmp_path/'ours.safetensors')[0].model.eval()(x), model(x))
+
+
+# ------------------------------------------------------------- OpenCLIP's and Meta's own names
+
+def test_openclip(tmp_path):
+    "As OpenAI and OpenCLIP name them, beside the half for texts; timm has a translation of its own."
+    peer = timm_peer('vit_base_patch16_clip_quickgelu_224')
+    torch.nn.init.zeros_(peer.head.bias)
+    theirs, state = {}, peer.state_dict()
+    for new, old in (('class_embedding', 'cls_token'), ('positional_embedding', 'pos_embed'), ('conv1.weight', 'patch_embed.proj.weight'),
+                     *((f'ln_{a}.{e}', f'{b}.{e}') for a, b in (('pre', 'norm_pre'), ('post', 'norm')) for e in ('weight', 'bias'))):
+        theirs[new] = state[old].squeeze(0).squeeze(0) if 'embedding' in new else state[old]
+    theirs['proj'] = state['head.weight'].T.contiguous()
+    for i in range(2):
+        for new, old in (('ln_1.', 'norm1.'), ('ln_2.', 'norm2.'), ('attn.in_proj_', 'attn.qkv.'), ('attn.out_proj.', 'attn.proj.'),
+                         ('mlp.c_fc.', 'mlp.fc1.'), ('mlp.c_proj.', 'mlp.fc2.')):
+            for e in ('weight', 'bias'): theirs[f'transformer.resblocks.{i}.{new}{e}'] = state[f'blocks.{i}.{old}{e}']
+    theirs = {f'visual.{k}': v.clone() for k, v in theirs.items()}
+    again = timm.models.vision_transformer._convert_openai_clip(dict(theirs), peer)
+    assert all(torch.equal(again[k].reshape(v.shape), v) for k, v in state.items())
+    text = {'token_embedding.weight': torch.ones(9, 8), 'transformer.resblocks.0.ln_1.weight': torch.ones(8), 'logit_scale': torch.ones(())}
+    save_file(theirs | text, tmp_path/'a.safetensors')
+    refused('CLIP.*its activation', tmp_path/'a.safetensors', heads=4)
+    report, _ = build(tmp_path/'a.safetensors', heads=4, act='quick_gelu')
+    model, x = report.model.eval(), images(report.model)
+    assert report.format == 'openclip' and model.head.bias is None and any('left out' in n for n in report.notes)
+    with torch.no_grad(): assert relative(model(x), peer(x)) < 1e-5
+    larger = build_vit(replace(model.cfg, img_size=96))
+    assert 'bicubic' in load_checkpoint(larger, tmp_path/'a.safetensors').resized['pos_embed']
+
+def test_metas_dinov3(tmp_path):
+    "The keys' biases are in the file, and masked."
+    peer = timm_peer('vit_small_patch16_dinov3_qkvb', num_classes=0, global_pool='token')
+    theirs = {}
+    for k, v in peer.state_dict().items():
+        if k.endswith('v_bias'): continue
+        if k.endswith('q_bias'):
+            v = torch.cat([v, torch.full_like(v, 7.), peer.state_dict()[k.replace('q_bias', 'v_bias')]])
+            theirs[k.replace('q_bias', 'qkv.bias_mask')] = torch.ones_like(v)
+        for old, new in (('q_bias', 'qkv.bias'), ('gamma_1', 'ls1.gamma'), ('gamma_2', 'ls2.gamma'), ('reg_token', 'storage_tokens')): k = k.replace(old, new)
+        theirs[k] = v
+    theirs |= {'mask_token': torch.ones(1, 48), 'rope_embed.periods': torch.ones(3)}
+    torch.save(theirs, tmp_path/'a.pth')
+    report, _ = build(tmp_path/'a.pth', heads=4, grid=(4, 4))
+    model, x = report.model.eval(), images(report.model)
+    assert report.format == 'dinov3' and set(model.cfg.no_bias) == {'key'}
+    with torch.no_grad(): assert relative(model(x), peer(x)) < 1e-5
+
+def test_metas_dinov2_with_swiglu(tmp_path):
+    peer = timm_peer('vit_giant_patch14_dinov2', num_classes=0)
+    theirs = {k.replace('mlp.fc1', 'mlp.w12').replace('mlp.fc2', 'mlp.w3'): v for k, v in peer.state_dict().items()}
+    torch.save(theirs | {'mask_token': torch.ones(1, 48)}, tmp_path/'a.pth')
+    report, _ = build(tmp_path/'a.pth', heads=4)
+    with torch.no_grad(): assert relative(report.model.eval()(images(report.model)), peer(images(report.model))) < 1e-5
+    assert report.format == 'dinov2'
+
+
+# ------------------------------------------------------------------- what is refused, and asked
+
+STRANGE = dict(swin_tiny_patch4_window7_224='a Swin Transformer', swinv2_tiny_window8_256='a Swin Transformer V2', maxvit_nano_rw_256='a MaxViT',
+               cait_xxs24_224='a CaiT', xcit_nano_12_p16_224='an XCiT', convit_tiny='a ConViT', levit_128s='a LeViT', pvt_v2_b0='a PVT',
+               beit_base_patch16_224='a BEiT', resnet18='of convolutions', efficientnet_b0='of convolutions', mixer_s16_224='an MLP-Mixer',
+               hiera_tiny_224='a Hiera', vit_small_patch16_18x2_224='parallel blocks', vit_dwee_patch16_reg1_gap_256='a differential Transformer',
+               vit_small_patch16_rope_mixed_224='a RoPE-ViT with mixed', vit_base_patch16_xp_224='parallel blocks', vit_small_resnet26d_224='a hybrid')
+
+@pytest.mark.parametrize('name', STRANGE)
+def test_strangers_are_refused_by_name(tmp_path, name):
+    "In one line, with their family's name, and not for a wrong reason such as a grid or heads."
+    kw = dict(depth=2) if name.startswith(('vit', 'beit', 'cait')) and 'resnet' not in name else {}
+    with torch.device('meta'): peer = timm.create_model(name, **kw)
+    save_file({k: torch.empty(v.shape, dtype=torch.float16) for k, v in peer.state_dict().items()}, tmp_path/'a.safetensors')
+    refused(STRANGE[name], tmp_path/'a.safetensors')
+
+def test_two_families_look_the_same(tmp_path):
+    "DeiT III in its authors' names, and RoPE-ViT with learned positions: the file is asked about, and an answer decides."
+    deit = timm_peer('deit3_small_patch16_224')
+    theirs = {k.replace('ls1.gamma', 'gamma_1').replace('ls2.gamma', 'gamma_2'): v for k, v in deit.state_dict().items()}
+    torch.save(theirs, tmp_path/'a.pth')
+    refused('DeiT III or RoPE-ViT with learned positions.*family=', tmp_path/'a.pth', heads=4)
+    report, heard = build(tmp_path/'a.pth', heads=4, family='DeiT III')
+    x = images(report.model)
+    with torch.no_grad(): assert relative(report.model.eval()(x), deit(x)) < 1e-5
+    other = build(tmp_path/'a.pth', heads=4, family='RoPE-ViT with learned positions')[0].model.eval()
+    with torch.no_grad(): assert relative(other(x), deit(x)) > 1e-3
+    refused('not those of SigLIP', tmp_path/'a.pth', heads=4, family='SigLIP')
+    with pytest.raises(ValueError, match='unknown family'): load_checkpoint(None, tmp_path/'a.pth', family='Swin')
+
+def test_timms_name_for_it_says_the_rest(tmp_path):
+    "config.json of timm has the architecture; two of the same shapes differ in the activation."
+    from timm.models._hub import save_for_hf
+    for name, act in (('vit_base_patch16_clip_quickgelu_224', 'quick_gelu'), ('vit_base_patch16_clip_224', 'gelu'), ('vit_base_patch32_siglip_256', 'gelu_tanh')):
+        peer = timm_peer(name)
+        save_for_hf(peer, tmp_path/name, model_args=dict(num_heads=4))
+        report, _ = build(tmp_path/name)
+        x = images(report.model)
+        assert report.model.cfg.act == act and 'act' not in report.assumed
+        with torch.no_grad(): assert relative(report.model.eval()(x), peer(x)) < 1e-5
+
+@pytest.mark.parametrize('changes', [dict(tokens=('reg',)), dict(pool='max'), dict(norms=('last',)), dict(no_bias=('mlp',)), dict(norm='batch'), dict(pos_rows=3),
+    dict(tokens=(), pos_rows=0), dict(pos_embed='sincos2d'), dict(rope=('index', 100.), dim=30, heads=3), dict(act='swish'), dict(depth=0)], ids=str)
+def test_configs_that_do_not_fit(changes):
+    with pytest.raises(ValueError) as e: FamilyConfig(**changes)
+    assert '\n' not in str(e.value)

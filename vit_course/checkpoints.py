@@ -121,12 +121,13 @@ def load_checkpoint(
     **said                    # not in it: heads, act, norm_eps, pool, scale, part, family
 )->LoadReport:                # what became of each tensor; `report.model` is the model
     """Fill a model with trained weights of Google (npz), timm, torchvision, Hugging
-    Face, OpenCLIP, DINOv2 and 3 or this course; the head and other sizes as in Section
+    Face, OpenCLIP, DINOv2, DINOv3 or this course; the head and other sizes as in Section
     3.1 and 3.2 of the paper. `report.said` has who says what no shape shows: the call,
     the file, the config.json beside it, or published models of the same shapes (with a
     UserWarning). CheckpointError, with the model as it was, when the file is damaged,
-    does not fit, holds NaN or infinity, contradicts what is said, or when a model is to
-    be built and nobody says one of these fields. ValueError for an unknown option."""
+    does not fit, holds NaN or infinity, contradicts what is said, is of another kind of
+    model, or when a model is to be built and nobody says one of these fields.
+    ValueError for an unknown option."""
     _check_options(format, head, resize)
     if model is not None: model = unwrap_model(model)
     with open_weights(source, format, **said) as file:
@@ -200,7 +201,8 @@ def save_npz(
         reason = f"Google's format has no place for {', '.join(alien[:3])}"
         raise CheckpointError(path, f"{reason}: use save_checkpoint")
     if cfg.act == 'gelu':
-        warnings.warn(f"{path}: its exact GELU will be read as Google's tanh form", stacklevel=2)
+        warnings.warn(f"{path}: its exact GELU will be read as Google's tanh form",
+                      stacklevel=2)
     with atomic_write(path) as part, zipfile.ZipFile(part, 'w') as z:
         for key, w in state.items():
             names, layout = locate_tensor('npz', key)

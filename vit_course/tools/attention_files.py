@@ -44,7 +44,7 @@ def _query_rows(weights, model, query):
     """The row that is asked for, from (...,T,T): of the class token, the mean of all patches, or of
     the patch (row, column)."""
     if query == 'cls' and model.cls_token is None:
-        raise ValueError("--query cls: this model has no class token, so ask for the mean, or a patch")
+        raise ValueError("--query cls: this model has no class token: say mean, or ROW,COLUMN")
     if query == 'cls': return weights[..., 0, :]
     if query == 'mean': return weights[..., model.n_prefix:, :].mean(-2)
     (h, w), (row, column) = model.grid, query

@@ -185,8 +185,9 @@ class FamilyViT(VisionTransformer):
             self.register_parameter(f'{name}_token', token)
         if cfg.pos_embed == 'learned':
             self.pos_embed = nn.Parameter(torch.randn(1, cfg.pos_rows + h*w, D) * .02)
-        def norm(name): return _norm(cfg, D) if name in cfg.norms else nn.Identity()
-        self.norm_patch, self.norm_pre, self.fc_norm = norm('patch'), norm('pre'), norm('fc')
+        width = D * (1 + (cfg.pool == 'both'))      # of what is pooled
+        def norm(name, dim=D): return _norm(cfg, dim) if name in cfg.norms else nn.Identity()
+        self.norm_patch, self.norm_pre, self.fc_norm = norm('patch'), norm('pre'), norm('fc', width)
         table = rotary_table(cfg.grid, D//cfg.heads, *cfg.rope) if cfg.rope else None
         rates = [cfg.drop_path*i/max(cfg.depth - 1, 1) for i in range(cfg.depth)]
         self.encoder.blocks = nn.ModuleList(FamilyBlock(cfg, rate, table, self.n_prefix)
@@ -195,8 +196,7 @@ class FamilyViT(VisionTransformer):
         self.attn_pool = AttentionPool(cfg) if 'map' in cfg.pool else nn.Identity()
         self.head_dist = nn.Identity()
         if cfg.num_classes:
-            width = cfg.pre_logits or D * (1 + (cfg.pool == 'both'))
-            self.head = nn.Linear(width, cfg.num_classes)
+            self.head = nn.Linear(cfg.pre_logits or width, cfg.num_classes)
             if cfg.pool == 'dist': self.head_dist = nn.Linear(width, cfg.num_classes)
         self.init_weights()
         self._drop_biases()

@@ -18,11 +18,11 @@ import torch
 from filelock import FileLock
 from ..patches import pair
 from .families import FamilyConfig
-from .family_files import check_family, refuse_strangers
+from .family_files import recognise_family
 from .load_plan import LoadReport, check_numbers, plan_for, require_fit
 from .weight_config import (HIDDEN, SCALES, check_said, gather, mean_and_std,
                                             say)
-from .weight_files import CheckpointError, open_checkpoint, recognise
+from .weight_files import CheckpointError, open_checkpoint
 from ..vit import CONFIGS, create_vit
 
 # %% ../../nbs/tools/hub.ipynb #2f18f62d
@@ -181,11 +181,8 @@ def open_weights(
     """An open checkpoint, with its format, and what it says of itself. CheckpointError when
     anything is wrong with it, also later, while it is open; ValueError for an unknown option."""
     check_said(said)
-    check_family(family)
     with open_checkpoint(find_checkpoint(source)) as file:
-        file.family = family
-        refuse_strangers(file)
-        recognise(file, format, part)
+        recognise_family(file, format, part, family)
         gather(file, known_by_file(file.path), **said)
         yield file
 

@@ -107,7 +107,8 @@ def _plan_head(file, model, head, report, steps, left):
     if bias and classes is not None and bias != (classes,):
         text = f"has {classes} rows of weights, but biases of shape {bias}"
         report.wrong['its head'] = text
-    steps.update({key: None for key in model.state_dict() if key.startswith(('head.', 'head_dist.'))})
+    heads = 'head.', 'head_dist.'
+    steps.update({key: None for key in model.state_dict() if key.startswith(heads)})
     for layer in ('head', 'head_dist', 'pre_logits.0')[:2 if cfg.pre_logits else 3]:
         places = [locate_tensor(file.format, layer + o, file.names) for o in ('.weight', '.bias')]
         names = [name for place in places if place for name in place[0]]

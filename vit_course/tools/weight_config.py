@@ -416,4 +416,4 @@ def check_said(said): # {field: value}; None counts as not given
     heads = said.pop('heads', 1)
     if type(heads) is not int or heads < 1:
         raise ValueError(f"heads must be a whole number from 1, got {heads!r}")
-    FamilyConfig(tokens=('cls', 'dist'), **said)   # raises ValueError for an unknown activation and the like
+    FamilyConfig(tokens=('cls', 'dist'), **said)   # ValueError for an unknown activation, …

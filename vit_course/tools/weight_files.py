@@ -521,9 +521,14 @@ def recognise(
     if fmt not in ('auto', *TABLES):
         raise ValueError(f"unknown format {fmt!r}: choose auto, {', '.join(TABLES)}")
     file.format, prefix = _choose(file, list(TABLES) if fmt == 'auto' else [fmt], part)
-    if not any(_is_known(file.format, name.removeprefix(prefix)) for name in file.arrays):
-        found = ', '.join([*file.arrays, *getattr(file, 'settings', ())][:3]) or 'nothing at all'
-        raise file.error(f"no names of a Vision Transformer, but {found}")
+    inside = [name for name in file.arrays if name.startswith(prefix) and not _TEXT.match(name)]
+    known = sum(_is_known(file.format, name.removeprefix(prefix)) for name in inside)
+    if known <= len(inside)/3:
+        other = [n for n in inside if not _is_known(file.format, n.removeprefix(prefix))]
+        found = ', '.join([*other, *getattr(file, 'settings', ())][:3]) or 'nothing at all'
+        maps = sum(len(shape) == 4 for shape, _ in file.arrays.values()) > len(file.arrays)/8
+        what = 'of convolutions: '*maps + found
+        raise file.error(f"no names of a Vision Transformer, but {what}")
     file.names, left = {}, defaultdict(int)
     for raw in file.arrays:
         if not raw.startswith(prefix) or _TEXT.match(raw):
