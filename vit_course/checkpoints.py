@@ -118,12 +118,12 @@ def load_checkpoint(
     head:str='auto',          # 'keep', 'new' (zeros); 'auto': kept for as many classes
     resize:str='auto',        # of positions, a name in `RESIZE`; 'auto': as its library
     grid:tuple[int,int]=None, # of the file's position embeddings, when it is no square
-    **said                    # not in it: heads, act, norm_eps, pool, scale, part, family
+    **said                    # heads, act, norm_eps, pool, scale, family; or part
 )->LoadReport:                # what became of each tensor; `report.model` is the model
     """Fill a model with trained weights of Google (npz), timm, torchvision, Hugging
-    Face, OpenCLIP, DINOv2, DINOv3 or this course; the head and other sizes as in Section
-    3.1 and 3.2 of the paper. `report.said` has who says what no shape shows: the call,
-    the file, the config.json beside it, or published models of the same shapes (with a
+    Face, OpenCLIP, DINOv2, DINOv3 or this course; the head and other sizes as in
+    Section 3.1 and 3.2 of the paper. `report.said` has who says what no shape shows:
+    the call, the file, the config.json beside it, or published models of the same shapes (with a
     UserWarning). CheckpointError, with the model as it was, when the file is damaged,
     does not fit, holds NaN or infinity, contradicts what is said, is of another kind of
     model, or when a model is to be built and nobody says one of these fields.
@@ -195,8 +195,8 @@ def save_npz(
     pool = 'mean' if model.cls_token is None else 'cls'
     alien += [f'{f}={getattr(cfg, f)!r}' for f, values in (
         ('pool', (pool,)), ('pos_embed', ('learned',)), ('act', ('gelu', 'gelu_tanh')),
-        ('no_bias', ((),)), ('norm', ('layer',)), ('norm_eps', (1e-6,)), ('rope', (None,)),
-        ('post_norm', (False,))) if getattr(cfg, f, values[0]) not in values]
+        ('no_bias', ((),)), ('norm', ('layer',)), ('norm_eps', (1e-6,)),
+        ('rope', (None,)), ('post_norm', (False,))) if getattr(cfg, f, values[0]) not in values]
     if alien:
         reason = f"Google's format has no place for {', '.join(alien[:3])}"
         raise CheckpointError(path, f"{reason}: use save_checkpoint")
@@ -219,7 +219,7 @@ def convert_checkpoint(
     img_size:int|tuple[int,int]=None, # pixels of the new model; as before when None
     resize:str='auto',    # of positions, a name in `RESIZE`
     save=None,            # f(report, target) that writes; None: as the ending says
-    **said                # what it does not say: heads, act, norm_eps, pool, scale, part
+    **said                # as for `load_checkpoint`
 )->LoadReport:            # `report.model` is what was saved
     """Write a checkpoint in another format, or for another image size. CheckpointError
     as from `load_checkpoint`; ValueError for another ending."""

@@ -120,23 +120,21 @@ add_rows('vit_course', '\n'.join(f'{ours} {ours} {kind}' for ours, _, kind in ow
 
 # %% ../../nbs/tools/family_files.ipynb #fas00011
 EVA_ROPE = 'index', 1e4, 'ij', 0., 16     # counts, as on the 16 x 16 patches of training
-_DINOV3 = dict(cls=True, positions=False, registers=True)
+_DINOV3 = dict(cls=True, positions=False, registers=True, scaled=True)
 _APE = dict(gamma=True, cls=True, qkv=True, pos_rows=0)
 FAMILIES = [  # name, what a file of it shows, what it does not
     ('DeiT', dict(dist=True), {}),
     ('Sapiens2', dict(rms=True, gamma=True), dict(refused="heads of it share their keys")),
     ('DINOv3', _DINOV3, dict(rope=('centred', 100.), norm_eps=1e-5)),
-    ('RoPE-ViT', dict(cls=True, positions=False, registers=False),
-        dict(rope=('index', 100., 'xy'))),
-    ('ViT with rotary positions', dict(cls=False, positions=False, registers=True),
-        dict(rope=EVA_ROPE)),
+    ('RoPE-ViT', _DINOV3 | dict(registers=False), dict(rope=('index', 100., 'xy'))),
+    ('ViT with rotary positions', _DINOV3 | dict(cls=False), dict(rope=EVA_ROPE)),
     ('DeiT III', _APE, {}),
     ('RoPE-ViT with learned positions', _APE, dict(rope=('index', 100., 'xy'))),
     ('EVA-02, enormous', dict(key=False, dim=1792), dict(post_norm=True)),
-    ('EVA-02', dict(key=False, gated=True), dict(rope=EVA_ROPE)),
+    ('EVA-02', dict(key=False, gated=True, positions=True), dict(rope=EVA_ROPE)),
     ('EVA', dict(key=False, positions=True), {}),
-    ('Qwen3-VL', dict(cls=False, registers=False, map=False, final=False, fc=False), dict(
-        refused="its positions are learned and rotary at once")),
+    ('Qwen3-VL', dict(cls=False, registers=False, map=False, pre=False, final=False, fc=False),
+        dict(refused="its positions are learned and rotary at once")),
     ('AIMv2', dict(rms=True, gated=True, patch=True), dict(norm_eps=1e-5)),
     ('BEiT-3', dict(attn=True, mlp=True, gated=False), dict(norm_eps=1e-5)),
     ('Perception Encoder', dict(pre=True, map=True, cls=False), dict(
@@ -217,18 +215,19 @@ def _grid(file, seen, grid):
     size = file.config.get('image_size')
     if type(size) is not int or not 0 < size < 2**14:
         size = 224
-        file.notes.append("built for images of 224 pixels: its positions are rotary, any size will do")
+        file.notes.append("built for images of 224 pixels: rotary positions take any size")
     return 0, tuple(max(1, size//p) for p in seen['sizes']['patch_size'])
 
 def _heads_by_size(file, sizes):
     "Heads that all published models of these sizes have, in whatever format, and who they are."
-    same = [row for row in published() if all(row[f] == sizes[f] for f in ('dim', 'depth', 'mlp_dim'))]
+    same = [row for row in published()
+            if all(row[f] == sizes[f] for f in ('dim', 'depth', 'mlp_dim'))]
     heads = {row['heads'] for row in same}
     return heads.pop() if len(heads) == 1 else None, ', '.join(row['names'][0] for row in same[:2])
 
 def _resolve(file, seen, row):
-    """`resolve_fields` for a family: its shapes come first, then what all of the family have. {field: what
-    was assumed for it}. CheckpointError for what has to be said."""
+    """`resolve_fields` for a family: its shapes come first, then what all of the family have.
+    {field: what was assumed for it}. CheckpointError for what has to be said."""
     family, _, facts = row
     pool = _pool(file, seen)
     if pool == 'map_all': file.said.pop('pool', None)     # timm's word for both is 'map'
@@ -238,7 +237,8 @@ def _resolve(file, seen, row):
     file.usual, assumed = file.usual | always, {}
     if 'heads' not in file.said and file.format != 'vit_course' and not look_up(file):
         heads, names = _heads_by_size(file, seen['sizes'])
-        if heads: assumed['heads'] = file.said['heads'] = heads, f'published models of its size: {names}'
+        fact = heads, f'published models of its size: {names}'
+        if heads: assumed['heads'] = file.said['heads'] = fact
     assumed |= resolve_fields(file)
     return {f: str(value) for f, (value, _) in assumed.items()}
 

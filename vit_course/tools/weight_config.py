@@ -46,14 +46,16 @@ def is_gated(file):
     first, second = (shape_of(file, f'encoder.blocks.0.mlp.fc{i}.weight') for i in (1, 2))
     return bool(first and second) and first[0] == 2*second[1]
 
+def _count(file, key):
+    n = 0
+    while shape_of(file, key.format(n)): n += 1
+    return n
+
 def sizes_of(file):
     """{field of `ViTConfig`: value}, as the shapes of an open checkpoint show them, all but
     `img_size`, for which see `find_grid`. CheckpointError when it is no ViT's."""
     def shape(key, default=(None,)): return shape_of(file, key) or default
-    def count(key):
-        n = 0
-        while shape_of(file, key.format(n)): n += 1
-        return n
+    def count(key): return _count(file, key)
     kernel = shape('patch_embed.proj.weight')
     mlp = shape('encoder.blocks.0.mlp.fc2.weight')
     if len(kernel) != 4 or len(mlp) != 2:
@@ -128,12 +130,11 @@ def signature_of(file)->dict:
     plain = _kinds(name for key in _PLAIN for name in locate_tensor(file.format, key)[0])
     kinds = _kinds(name for name in file.names if not _HEAD.match(name))
     extra, lacking = sorted(kinds.keys() - plain.keys()), sorted(plain.keys() - kinds.keys())
-    norm, = locate_tensor(file.format, 'encoder.blocks.0.norm1.weight')[0]
-    norm, = _kinds([norm])
     kernel = shape_of(file, 'patch_embed.proj.weight') or (None,)
     fc2 = shape_of(file, 'encoder.blocks.0.mlp.fc2.weight') or (None,)
     return dict(format=file.format, dim=kernel[0], mlp_dim=fc2[-1], patch_size=list(kernel[2:]),
-                depth=kinds[norm] or max(kinds.values(), default=0),
+                depth=_count(file, 'encoder.blocks.{}.norm1.weight')
+                      or max(kinds.values(), default=0),
                 features=extra + [f'no {name}' for name in lacking])
 
 def look_up(file)->list[dict]:
