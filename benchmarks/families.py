@@ -130,7 +130,7 @@ def judge(name, meta, facts, small, theirs, folder, write_config=None, limit=1e-
                     difference = compare(peer, again, theirs)
                     row['difference'] = max(row.get('difference', 0), float(f'{difference:.1e}'))
                     if not difference < limit: row[way], line = 'different', f'outputs {difference:.1e} apart'
-        if line: row[f'{way}_line'] = line
+        if line and line != row.get('alone_line'): row[f'{way}_line'] = line
     return row
 
 
