@@ -7,13 +7,16 @@ from dataclasses import replace
 
 import numpy as np, pytest, torch
 from reference import google_arrays
+from PIL import Image
 from safetensors.torch import save_file
 from vit_course.attention_maps import attention_maps, position_similarity, relevance, rollout
+from vit_course.explorer import AttentionExplorer
 from vit_course.checkpoints import CheckpointError, load_checkpoint, save_checkpoint, save_npz
 from vit_course.patches import pair
-from vit_course.tools.capture import capture_attention
+from vit_course.tools.capture import capture_attention, token_names
+from vit_course.tools.commands import vit_attention, vit_weights
 from vit_course.tools.families import FamilyConfig, FamilyViT, build_vit
-from vit_course.vit import VisionTransformer, unwrap_model
+from vit_course.vit import ViTConfig, VisionTransformer, unwrap_model
 
 timm = pytest.importorskip('timm')
 transformers = pytest.importorskip('transformers')
@@ -338,3 +341,46 @@ def test_timms_name_for_it_says_the_rest(tmp_path):
 def test_configs_that_do_not_fit(changes):
     with pytest.raises(ValueError) as e: FamilyConfig(**changes)
     assert '\n' not in str(e.value)
+
+@pytest.mark.parametrize('name', ['deit_tiny_distilled_patch16_224', 'vit_base_patch16_siglip_224', 'eva02_base_patch16_clip_224', 'vit_base_patch16_clip_224'])
+def test_every_tensor_is_needed(tmp_path, name):
+    state = timm_peer(name).state_dict()
+    for key in [k for k in state if '.1.' not in k]:
+        save_file({k: v for k, v in state.items() if k != key}, tmp_path/'a.safetensors')
+        refused('a.safetensors: ', tmp_path/'a.safetensors', heads=4, **dict(act='gelu') if 'eva' not in name else {})
+
+def test_a_given_model_is_held_against_the_file(tmp_path):
+    save_file(timm_peer('vit_base_patch16_siglip_224').state_dict(), tmp_path/'a.safetensors')
+    cfg = build(tmp_path/'a.safetensors', heads=4, act='gelu')[0].model.cfg
+    assert load_checkpoint(build_vit(cfg), tmp_path/'a.safetensors', act='gelu').loaded
+    plain = VisionTransformer(ViTConfig(img_size=64, dim=48, depth=2, heads=4, mlp_dim=192, num_classes=5))
+    for model in (plain, build_vit(replace(cfg, pool='mean')), build_vit(replace(cfg, norms=('final', 'pre')))):
+        with pytest.raises(CheckpointError, match='missing|unexpected') as e: load_checkpoint(model, tmp_path/'a.safetensors')
+        assert '\n' not in str(e.value)
+    with pytest.raises(CheckpointError, match='has act gelu_tanh, but the model gelu'): load_checkpoint(build_vit(cfg), tmp_path/'a.safetensors', act='gelu_tanh')
+
+
+# ------------------------------------------------------------------------------- the commands
+
+@pytest.mark.parametrize('name, front', [('vit_base_patch16_siglip_224', []), ('deit_tiny_distilled_patch16_224', ['class token', 'distillation token']),
+                                         ('vit_medium_patch16_reg4_gap_256', [f'register {i}' for i in range(1, 5)])])
+def test_commands_and_explorer(tmp_path, in_process, name, front):
+    "vit_attention, the explorer and vit_weights take any family; the mean over queries where there is no class token."
+    save_file(timm_peer(name).state_dict(), tmp_path/'a.safetensors')
+    model = build(tmp_path/'a.safetensors', heads=4, act='gelu')[0].model
+    save_checkpoint(model, tmp_path/'b.safetensors')
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path/'photo.png')
+    assert token_names(model) == front
+    for method in ('raw', 'rollout', 'relevance'):
+        status, out, err = in_process(vit_attention, 'b.safetensors', 'photo.png', '--out', 'out', '--method', method)
+        assert status == 0 and json.loads((tmp_path/'out'/'attention.json').read_text())['query'] == ('cls' if 'class token' in front else 'mean'), err
+    status, out, err = in_process(vit_attention, 'b.safetensors', 'photo.png', '--out', 'out', '--query', 'cls')
+    assert (status == 0) == ('class token' in front) and (status == 0 or 'no class token' in err and err.count('\n') == 1)
+    record = AttentionExplorer(model, pixels).images[0]
+    assert record['front'] == front and record['n_prefix'] == len(front) and len(record['rollout']) == (16 + len(front))**2
+    assert 'cannot run in the page' in in_process(vit_attention, 'b.safetensors', '--live', 'page.html')[2]
+    status, out, err = in_process(vit_weights, 'verify', 'b.safetensors')
+    assert status == 0 and model.cfg.family in out and 'all finite' in out
+    status, out, err = in_process(vit_weights, 'convert', 'b.safetensors', 'c.safetensors', '--img_size', '96')
+    assert status == 0 and load_checkpoint(None, tmp_path/'c.safetensors').model.grid == (6, 6), err

@@ -120,7 +120,7 @@ add_rows('vit_course', '\n'.join(f'{ours} {ours} {kind}' for ours, _, kind in ow
 
 # %% ../../nbs/tools/family_files.ipynb #fas00011
 EVA_ROPE = 'index', 1e4, 'ij', 0., 16     # counts, as on the 16 x 16 patches of training
-_DINOV3 = dict(cls=True, positions=False, registers=True)
+_DINOV3 = dict(cls=True, positions=False, registers=True, scaled=True)
 _APE = dict(gamma=True, cls=True, qkv=True, pos_rows=0)
 _BARE = dict(cls=False, registers=False, map=False, fc=False, rms=False, qkv=True, scaled=False)
 FAMILIES = [  # name, what a file of it shows, what it does not; None: that is asked for
@@ -128,10 +128,8 @@ FAMILIES = [  # name, what a file of it shows, what it does not; None: that is a
     ('Sapiens2', dict(rms=True, gamma=True), dict(refused="heads of it share their keys")),
     ('DINOv3', _DINOV3 | dict(dim=1280), dict(rope=('centred', 100.), norm_eps=1e-5, heads=20)),
     ('DINOv3', _DINOV3, dict(rope=('centred', 100.), norm_eps=1e-5)),
-    ('RoPE-ViT', dict(cls=True, positions=False, registers=False),
-        dict(rope=('index', 100., 'xy'))),
-    ('ViT with rotary positions', dict(cls=False, positions=False, registers=True),
-        dict(rope=EVA_ROPE)),
+    ('RoPE-ViT', _DINOV3 | dict(registers=False), dict(rope=('index', 100., 'xy'))),
+    ('ViT with rotary positions', _DINOV3 | dict(cls=False), dict(rope=EVA_ROPE)),
     ('DeiT III', _APE, {}),
     ('RoPE-ViT with learned positions', _APE, dict(rope=('index', 100., 'xy'))),
     ('EVA-02, enormous', dict(key=False, dim=1792), dict(post_norm=True)),
