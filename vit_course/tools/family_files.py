@@ -133,7 +133,7 @@ FAMILIES = [  # name, what a file of it shows, what it does not; None: that is a
     ('DeiT III', _APE, {}),
     ('RoPE-ViT with learned positions', _APE, dict(rope=('index', 100., 'xy'))),
     ('EVA-02, enormous', dict(key=False, dim=1792), dict(post_norm=True)),
-    ('EVA-02', dict(key=False, gated=True), dict(rope=EVA_ROPE)),
+    ('EVA-02', dict(key=False, gated=True, positions=True), dict(rope=EVA_ROPE)),
     ('EVA', dict(key=False, positions=True), {}),
     ('Qwen3-VL', dict(cls=False, registers=False, map=False, final=False, fc=False), dict(
         refused="its positions are learned and rotary at once")),
@@ -191,7 +191,8 @@ def look_at(file):
     rows = shape_of(file, 'pos_embed')
     pre = 'pre' in norms
     absent = dict(patch=pre and not has('patch_embed.proj.bias'), qkv=not qkv, key=not key,
-                  proj=rms and not proj, head=pre and not has('head.bias'))
+                  proj=rms and not proj,
+                  head=pre and not has('head.bias') and file.format != 'timm')
     wide = (shape_of(file, 'head.weight') or (0, 0))[1] == 2*sizes['dim']
     return dict(sizes=sizes, norms=norms, no_bias=tuple(o for o in absent if absent[o]),
                 tokens=tuple(o for o in ('cls', 'dist') if has(f'{o}_token')),
