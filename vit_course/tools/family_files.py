@@ -10,8 +10,8 @@ __all__ = ['own', 'EVA_ROPE', 'FAMILIES', 'ARCHITECTURES', 'HEADS', 'NEEDED', 'S
 import re
 import torch
 from .families import FamilyConfig
-from .weight_config import (HIDDEN, PUBLISHED, eps_of, find_grid, is_gated,
-                                            shape_of, sizes_of)
+from .weight_config import (HIDDEN, eps_of, find_grid, is_gated, shape_of,
+                                            sizes_of)
 from .weight_files import (KINDS, LAYOUTS, CheckpointError, add_rows,
                                            recognise)
 
@@ -164,13 +164,16 @@ ARCHITECTURES = {  # in the names of timm, which a config.json has: what they sa
     'siglip': dict(act='gelu'), 'base_patch16_gap': dict(heads=16, act='gelu'),
     r'rope_ape': dict(family='RoPE-ViT with learned positions'),
 }
-HEADS = {three: row[1] for three, row in PUBLISHED.items()} | {  # more of timm's
-    (192, 12, 512): 3, (256, 10, 1024): 4, (256, 14, 1280): 4, (320, 14, 1792): 5,
-    (384, 12, 1024): 6, (512, 20, 2048): 8, (640, 12, 2560): 10, (768, 12, 2048): 12,
-    (832, 21, 2176): 13, (896, 18, 2304): 14, (1024, 24, 2730): 16, (1024, 24, 2816): 8,
-    (1536, 24, 4096): 12, (1536, 40, 4096): 24, (1536, 40, 6144): 24, (1792, 64, 15360): 16,
-    (2048, 24, 5632): 16, (3072, 24, 8192): 24, (4096, 40, 8192): 32,
-}   # width, depth, MLP: heads
+HEADS = {  # width, depth, MLP: heads, of published models
+    (192, 12, 512): 3, (192, 12, 768): 3, (256, 10, 1024): 4, (256, 14, 1280): 4,
+    (320, 14, 1792): 5, (384, 12, 1024): 6, (384, 12, 1536): 6, (512, 12, 2048): 8,
+    (512, 20, 2048): 8, (640, 12, 2560): 10, (768, 12, 2048): 12, (768, 12, 3072): 12,
+    (832, 21, 2176): 13, (896, 12, 3584): 14, (896, 18, 2304): 14, (1024, 23, 4096): 16,
+    (1024, 24, 2730): 16, (1024, 24, 2816): 8, (1024, 24, 4096): 16, (1152, 27, 4304): 16,
+    (1280, 32, 5120): 16, (1408, 40, 6144): 16, (1536, 24, 4096): 12, (1536, 40, 4096): 24,
+    (1536, 40, 6144): 24, (1536, 47, 8960): 16, (1536, 50, 8960): 16, (1664, 48, 8192): 16,
+    (1792, 64, 15360): 16, (2048, 24, 5632): 16, (3072, 24, 8192): 24, (4096, 40, 8192): 32,
+}
 
 # %% ../../nbs/tools/family_files.ipynb #fas00013
 NEEDED = dict(heads='how many heads it has', act='its activation')
