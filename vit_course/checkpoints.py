@@ -123,11 +123,11 @@ def load_checkpoint(
     """Fill a model with trained weights of Google (npz), timm, torchvision, Hugging
     Face, OpenCLIP, DINOv2, DINOv3 or this course; the head and other sizes as in
     Section 3.1 and 3.2 of the paper. `report.said` has who says what no shape shows:
-    the call, the file, the config.json beside it, or published models of the same shapes (with a
-    UserWarning). CheckpointError, with the model as it was, when the file is damaged,
-    does not fit, holds NaN or infinity, contradicts what is said, is of another kind of
-    model, or when a model is to be built and nobody says one of these fields.
-    ValueError for an unknown option."""
+    the call, the file, the config.json beside it, or published models of the same
+    shapes (with a UserWarning). CheckpointError, with the model as it was, when the
+    file is damaged, does not fit, holds NaN or infinity, contradicts what is said, is
+    of another kind of model, or when a model is to be built and nobody says one of
+    these fields. ValueError for an unknown option."""
     _check_options(format, head, resize)
     if model is not None: model = unwrap_model(model)
     with open_weights(source, format, **said) as file:
@@ -193,10 +193,11 @@ def save_npz(
     state, cfg = model.state_dict(), model.cfg
     alien = [k for k in state if locate_tensor('npz', k) is None]
     pool = 'mean' if model.cls_token is None else 'cls'
-    alien += [f'{f}={getattr(cfg, f)!r}' for f, values in (
-        ('pool', (pool,)), ('pos_embed', ('learned',)), ('act', ('gelu', 'gelu_tanh')),
-        ('no_bias', ((),)), ('norm', ('layer',)), ('norm_eps', (1e-6,)),
-        ('rope', (None,)), ('post_norm', (False,))) if getattr(cfg, f, values[0]) not in values]
+    only = dict(pool=(pool,), pos_embed=('learned',), act=('gelu', 'gelu_tanh'),
+                norm_eps=(1e-6,), no_bias=((),), norm=('layer',), rope=(None,),
+                post_norm=(False,))
+    alien += [f'{f}={getattr(cfg, f)!r}' for f, values in only.items()
+              if getattr(cfg, f, values[0]) not in values]
     if alien:
         reason = f"Google's format has no place for {', '.join(alien[:3])}"
         raise CheckpointError(path, f"{reason}: use save_checkpoint")

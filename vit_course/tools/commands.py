@@ -232,7 +232,8 @@ def vit_doctor(
     return _ended(print_checks(), 'vit_train --name demo')
 
 # %% ../../nbs/tools/commands.ipynb #8b791efe
-_FORMATS = ('auto', 'npz', 'timm', 'torchvision', 'hf', 'dinov2', 'vit_course')
+_FORMATS = ('auto', 'npz', 'timm', 'torchvision', 'hf', 'dinov2', 'vit_course', 'dinov3',
+            'openclip')
 _RESIZES = ('auto', 'bilinear', 'bicubic', 'bicubic_plain', 'bicubic_corner', 'bicubic_offset')
 
 def _weights_parser():

@@ -154,7 +154,6 @@ FAMILIES = [  # name, what a file of it shows, what it does not
     ('ViT', {}, {}),
 ]
 
-
 # %% ../../nbs/tools/family_files.ipynb #fas00013
 _NORMS = {'patch': 'norm_patch', 'pre': 'norm_pre', 'attn': 'encoder.blocks.0.attn.proj.norm',
           'mlp': 'encoder.blocks.0.mlp.fc2.norm', 'final': 'encoder.norm', 'fc': 'fc_norm'}
@@ -173,7 +172,8 @@ def look_at(file):
     rows = shape_of(file, 'pos_embed')
     pre = 'pre' in norms
     absent = dict(patch=pre and not has('patch_embed.proj.bias'), qkv=not qkv, key=not key,
-                  proj=rms and not proj, head=pre and not has('head.bias'))
+                  proj=rms and not proj,
+                  head=pre and not has('head.bias') and file.format != 'timm')
     wide = (shape_of(file, 'head.weight') or (0, 0))[1] == 2*sizes['dim']
     return dict(sizes=sizes, norms=norms, no_bias=tuple(o for o in absent if absent[o]),
                 tokens=tuple(o for o in ('cls', 'dist') if has(f'{o}_token')),
