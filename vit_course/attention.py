@@ -10,7 +10,6 @@ import torch
 from torch import nn
 import torch.nn.functional as F
 from .patches import check_shape
-torch.fx.wrap('check_shape')
 
 # %% ../nbs/02_attention.ipynb #4ef1c74f
 def attention_weights(
@@ -51,6 +50,8 @@ EXPLICIT_UP_TO = {(torch.float32, True): 32, (torch.bfloat16, True): 512,
                   (torch.bfloat16, False): 512}
 
 # %% ../nbs/02_attention.ipynb #d45569ac
+torch.fx.wrap('check_shape')   # a call that torch.fx records, and does not enter
+
 @torch.fx.wrap  # one call for torch.fx, which cannot follow an `if` about a shape
 def _explicit_or_fused(q, k, v, attn_drop, training):
     few = EXPLICIT_UP_TO.get((v.dtype, training), 0)
