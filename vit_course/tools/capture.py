@@ -58,8 +58,8 @@ class Captured:
         if missing:
             layers = ', '.join(map(str, missing))
             raise RuntimeError(f"no attention was captured in layer {layers}: run the model that "
-                               "you gave to capture_attention once, inside the `with` block, and open "
-                               "that block outside of compiled code")
+                               "you gave to capture_attention once, inside the `with` block, and "
+                               "open that block outside of compiled code")
         return self._seen[layer]['q'], self._seen[layer]['k']
 
     def _rows(self, q):
