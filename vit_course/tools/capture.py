@@ -172,9 +172,9 @@ def capture_attention(
     `queries` only their rows are computed, never T x T. After several forward passes, the last one
     counts. Dropout of the weights (`attn_drop`, in training) comes after what is shown. Compiled
     code runs uncompiled inside, whichever model it is of. A deepcopy made inside is a model like
-    any other, and writes nothing here. The model is restored on every exit. ValueError for a layer that
-    does not exist; RuntimeError at the end when a layer asked for never ran; an exception of the
-    block itself goes through."""
+    any other, and writes nothing here. The model is restored on every exit. ValueError for a layer
+    that does not exist; RuntimeError at the end when a layer asked for never ran; an exception of
+    the block itself goes through."""
     blocks = [m for m in model.modules() if isinstance(m, MultiHeadAttention)]
     if not blocks:
         raise ValueError(f"a {type(model).__name__} without MultiHeadAttention has nothing to "
