@@ -125,7 +125,7 @@ def judge(name, meta, facts, small, theirs, folder, write_config=None, limit=1e-
                 if config: write_config(peer, at/'config.json')
                 else: (at/'config.json').unlink(missing_ok=True)
                 again, verdict, problem = attempt(load_checkpoint, None, at/'m.pth', **({} if config else found | changed))
-                if again is None: row[way], line = 'different', f'two blocks: {verdict}: {problem}'
+                if again is None: row[way], line = verdict, f'two blocks: {problem}'
                 else:
                     difference = compare(peer, again, theirs)
                     row['difference'] = max(row.get('difference', 0), float(f'{difference:.1e}'))
