@@ -125,7 +125,7 @@ def judge(name, meta, facts, small, theirs, folder, write_config=None, limit=1e-
                 if config: write_config(peer, at/'config.json')
                 else: (at/'config.json').unlink(missing_ok=True)
                 again, verdict, problem = attempt(load_checkpoint, None, at/'m.pth', **({} if config else found | changed))
-                if again is None: row[way], line = 'different', f'two blocks: {verdict}: {problem}'
+                if again is None: row[way], line = verdict, f'two blocks: {problem}'
                 else:
                     difference = compare(peer, again, theirs)
                     row['difference'] = max(row.get('difference', 0), float(f'{difference:.1e}'))
@@ -257,7 +257,7 @@ def torchvision_rows(names, folder):
 
 SMALL = dict(hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96, mlp_ratio=2, image_size=32, patch_size=8,
              num_labels=5, decoder_hidden_size=48, decoder_num_hidden_layers=1, decoder_num_attention_heads=4, decoder_intermediate_size=96,
-             num_key_value_heads=4, head_dim=12)
+             num_key_value_heads=4, head_dim=12, mask_ratio=0.)
 
 
 def hf_models(match=''):
@@ -285,7 +285,9 @@ def hf_facts(model):
 
 
 def hf_output(model, x):
-    out = model(pixel_values=x)
+    patches = x.shape[-2]*x.shape[-1] // SMALL['patch_size']**2
+    in_order = {'noise': torch.arange(patches)[None].float()} if hasattr(model.config, 'mask_ratio') and 'MAE' in type(model).__name__ else {}
+    out = model(pixel_values=x, **in_order)     # a masked autoencoder shuffles its patches by this noise
     logits = getattr(out, 'logits', None)
     return out.last_hidden_state if logits is None else logits
 
