@@ -121,8 +121,8 @@ def load_checkpoint(
     **said                    # not in it: heads, act, norm_eps, pool, part, family
 )->LoadReport:                # what became of each tensor; `report.model` is the model
     """Fill a model with trained weights of Google (npz), timm, torchvision, Hugging
-    Face, OpenCLIP, Meta's DINOv2 and DINOv3, or this course; the head and other sizes as
-    in Section 3.1 and 3.2 of the paper. A config.json beside the file is read, too.
+    Face, OpenCLIP, Meta's DINOv2 and DINOv3, or this course; the head and other sizes
+    as in Section 3.1 and 3.2 of the paper. A config.json beside the file is read, too.
     CheckpointError, with the model as it was, when the file is damaged, does not fit,
     holds NaN or infinity, contradicts what is said, is of another kind of model, or
     when a model is to be built and nobody says what no shape shows. ValueError for an
