@@ -160,7 +160,7 @@ def test_maps_of_families(tmp_path):
     "Rollout, relevance and positions, with and without a class token."
     for name in ('eva02_tiny_patch14_224', 'vit_base_patch16_siglip_224', 'deit_tiny_distilled_patch16_224'):
         save_file(timm_peer(name).state_dict(), tmp_path/'a.safetensors')
-        model = build(tmp_path/'a.safetensors', heads=4)[0].model.eval()
+        model = build(tmp_path/'a.safetensors', heads=4, **TIMM[name][1])[0].model.eval()
         x = images(model)
         maps, R = rollout(attention_maps(model, x)), relevance(model, x)
         assert maps.shape == R.shape == (2, model.n_prefix + 16, model.n_prefix + 16) and R.min() >= 0

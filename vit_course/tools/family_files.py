@@ -135,7 +135,7 @@ FAMILIES = [  # name, what a file of it shows, what it does not; None: that is a
     ('EVA-02, enormous', dict(key=False, dim=1792), dict(post_norm=True)),
     ('EVA-02', dict(key=False, gated=True, positions=True), dict(rope=EVA_ROPE)),
     ('EVA', dict(key=False, positions=True), {}),
-    ('Qwen3-VL', dict(cls=False, registers=False, map=False, final=False, fc=False), dict(
+    ('Qwen3-VL', _BARE | dict(final=False, pre=False), dict(
         refused="its positions are learned and rotary at once")),
     ('AIMv2', dict(rms=True, gated=True, patch=True), dict(norm_eps=1e-5)),
     ('BEiT-3', dict(attn=True, mlp=True, gated=False), dict(norm_eps=1e-5)),
