@@ -95,8 +95,11 @@ def compare(peer, report, theirs):
 
 
 def fields_differ(cfg, facts):
-    "The fields in which a config is not what the library's model has, in words."
-    return ', '.join(f'{f} {getattr(cfg, f)}, not {v}' for f, v in facts.items() if v is not None and getattr(cfg, f) != v)
+    """The fields in which a config is not what the library's model has, in words. (Of the families, timm's words for gated MLPs and for
+    poolings are others; the outputs decide.)"""
+    other = ('pool', 'act') if hasattr(cfg, 'family') else ()
+    return ', '.join(f'{f} {getattr(cfg, f)}, not {v}' for f, v in facts.items()
+                     if v is not None and getattr(cfg, f) != v and not (f in other and v not in ('gelu', 'gelu_tanh', 'quick_gelu')))
 
 
 def judge(name, meta, facts, small, theirs, folder, write_config=None, limit=1e-5, **changed):
@@ -124,7 +127,10 @@ def judge(name, meta, facts, small, theirs, folder, write_config=None, limit=1e-
                 torch.save(peer.state_dict(), at/'m.pth')
                 if config: write_config(peer, at/'config.json')
                 else: (at/'config.json').unlink(missing_ok=True)
-                again, verdict, problem = attempt(load_checkpoint, None, at/'m.pth', **({} if config else found | changed))
+                given = {} if config else found | changed
+                if hasattr(report.model.cfg, 'family') and not config: given['family'] = report.model.cfg.family
+                if report.model.cfg.pos_embed == 'none': given['grid'] = tuple(peer.patch_embed.grid_size)   # rotary: in no shape
+                again, verdict, problem = attempt(load_checkpoint, None, at/'m.pth', **given)
                 if again is None: row[way], line = verdict, f'two blocks: {problem}'
                 else:
                     difference = compare(peer, again, theirs)

@@ -1,357 +1,70 @@
-"""Families of Vision Transformers (tools/families, tools/family_files): a file of timm, transformers,
-OpenCLIP or Meta with random weights gives the model that wrote it, its features, its logits and its
-attention weights; what cannot be read off a file is asked for, and what is no Vision Transformer is
-refused by its name."""
-import json, sys, warnings
-from dataclasses import replace
+"""Vision Transformers of timm, torchvision and transformers: loaded, and right, or refused in one line (`benchmarks/families.py`). A
+sample here; all of them with VIT_COURSE_RELIABILITY=full (CONTRIBUTING.md), and their results are in report/results/families.json."""
+import importlib.util, json, os, re, sys
+from importlib.metadata import version
 
-import numpy as np, pytest, torch
+import pytest, torch
 from conftest import ROOT
-from reference import google_arrays
-from safetensors.torch import save_file
-from vit_course.attention_maps import attention_maps, position_similarity, relevance, rollout
-from vit_course.checkpoints import CheckpointError, load_checkpoint, save_checkpoint, save_npz
-from vit_course.patches import pair
-from vit_course.tools.capture import capture_attention
-from vit_course.tools.families import FamilyConfig, FamilyViT, build_vit
-from vit_course.vit import VisionTransformer, unwrap_model
 
-timm = pytest.importorskip('timm')
-transformers = pytest.importorskip('transformers')
-transformers.utils.logging.disable_progress_bar()
+for library in ('timm', 'torchvision', 'transformers'): pytest.importorskip(library)
 sys.path.insert(0, str(ROOT/'benchmarks'))
-from families import timm_facts
+import families
+from vit_course.tools.weight_config import published
+
+FULL = os.environ.get('VIT_COURSE_RELIABILITY') == 'full'
+SAMPLE = dict(timm=14, torchvision=4, transformers=6)
+RESULTS = ROOT/'report'/'results'/'families.json'
+# models that a user is likely to have, whatever the sample has: (library, name, alone, with its config.json)
+EXPECTED = [('timm', 'vit_tiny_patch16_224', 'equal', 'equal'), ('timm', 'deit3_small_patch16_224', 'equal', 'equal'),
+            ('timm', 'vit_small_patch14_reg4_dinov2', 'equal', 'equal'), ('timm', 'resnet18', 'refused', 'refused'),
+            ('torchvision', 'vit_b_32', 'equal', None), ('transformers', 'ViTForImageClassification', 'asked', 'equal'),
+            ('transformers', 'Dinov2Model', 'equal', 'equal')]
+
+pytestmark = pytest.mark.reliability
 
 
-def shake(model, std=.2, seed=0):
-    "Noise on every parameter, so large that each of them matters."
-    g = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in model.parameters(): p += std * torch.randn(p.shape, generator=g)
-    return model.eval()
-
-def relative(a, b): return ((a - b).abs().max() / b.abs().max()).item()
-
-def images(model, n=2):
-    c = model.cfg
-    return torch.randn(n, c.in_chans, *pair(c.img_size), generator=torch.Generator().manual_seed(1))
-
-def build(source, **said):
-    "(the report of a model that is built from a source alone, the warnings)."
-    with warnings.catch_warnings(record=True) as heard:
-        warnings.simplefilter('always')
-        report = load_checkpoint(None, source, **said)
-    return report, [str(w.message) for w in heard if 'assumed' in str(w.message)]
-
-def refused(reason, source, **said):
-    with pytest.raises(CheckpointError, match=reason) as e: load_checkpoint(None, source, **said)
-    assert '\n' not in str(e.value)
+def fine(row): return {row['alone'], row.get('with_config', row['alone'])} <= {'equal', 'asked', 'refused', 'unbuilt'}
 
 
-# ------------------------------------------------------------------------------------- timm
-
-SMALL = dict(embed_dim=48, depth=2, num_heads=4, num_classes=5)
-TIMM = {  # name: (arguments, what is said to our loader, the family)
-    'deit_tiny_distilled_patch16_224': ({}, {}, 'DeiT'),
-    'vit_base_patch16_224_miil': ({}, {}, 'ViT'),                              # no bias on q, k and v
-    'vit_medium_patch16_gap_240': ({}, {}, 'ViT without a class token'),                              # no class token
-    'vit_base_patch16_gap_224': ({}, {}, 'ViT without a class token'),
-    'vit_medium_patch16_reg4_gap_256': ({}, {}, 'ViT without a class token'),                         # registers, fc_norm
-    'vit_so150m_patch16_reg4_gap_256': ({}, {}, 'ViT without a class token'),                         # registers have positions
-    'vit_so150m_patch16_reg4_map_256': ({}, {}, 'ViT with attention pooling'),                      # attention pooling
-    'eva_large_patch14_196': ({}, {}, 'ViT'),                                   # class token, fc_norm
-    'vit_base_patch16_clip_224': ({}, dict(act='gelu'), 'CLIP'),
-    'vit_base_patch16_clip_quickgelu_224': ({}, dict(act='quick_gelu'), 'CLIP'),
-    'vit_base_patch16_siglip_224': ({}, dict(act='gelu'), 'SigLIP'),
-    'vit_base_patch16_siglip_gap_224': ({}, {}, 'ViT without a class token'),
-    'vit_pe_core_tiny_patch16_384': (dict(ref_feat_shape=(4, 4)), {}, 'Perception Encoder'),     # 8 heads in its pooling
-    'vit_pe_lang_gigantic_patch14_448': (dict(ref_feat_shape=(4, 4)), {}, 'Perception Encoder'), # no class token
-    'vit_pe_spatial_base_patch16_512': (dict(ref_feat_shape=(4, 4)), {}, 'Perception Encoder'),
-    'vit_base_patch32_siglip_256': ({}, dict(act='gelu_tanh'), 'SigLIP'),
-    'vit_giant_patch14_dinov2': ({}, {}, 'DINOv2'),                             # SwiGLU in one layer
-    'vit_intern300m_patch14_448': ({}, {}, 'ViT without a last norm'),
-    'beit3_base_patch16_224': ({}, {}, 'BEiT-3'),                               # norms within
-    'aimv2_large_patch14_224': ({}, {}, 'AIMv2'),                               # RMSNorm, no biases
-    'eva_giant_patch14_224': ({}, {}, 'EVA'),
-    'eva02_tiny_patch14_224': ({}, {}, 'EVA-02'),
-    'eva02_base_patch14_224': ({}, {}, 'EVA-02'),                               # q, k, v apart; SwiGLU in two layers
-    'eva02_base_patch16_clip_224': ({}, {}, 'EVA-02'),                          # norms within
-    'vit_medium_patch16_rope_reg1_gap_256': ({}, dict(grid=(4, 4)), 'ViT with rotary positions'),
-    'vit_small_patch16_rope_224': ({}, dict(grid=(4, 4)), 'RoPE-ViT'),
-    'vit_small_patch16_rope_ape_224': ({}, dict(family='RoPE-ViT with learned positions'), 'RoPE-ViT with learned positions'),
-    'vit_small_patch16_dinov3': ({}, dict(pool='mean'), 'DINOv3'),
-    'vit_small_patch16_dinov3_qkvb': ({}, dict(pool='mean'), 'DINOv3'),
-    'vit_huge_plus_patch16_dinov3': ({}, dict(pool='mean'), 'DINOv3'),          # SwiGLU in two layers
-}
-
-ALWAYS = 'DINOv3', 'AIMv2', 'BEiT-3', 'Perception Encoder', 'CLIP'    # their epsilon is the family's
-
-def timm_peer(name, size=None, **kw):
-    patch = 14 if 'patch14' in name else 32 if 'patch32' in name else 16
-    torch.manual_seed(0)
-    kw = SMALL | dict(img_size=size or 4*patch) | TIMM.get(name, ({},))[0] | kw
-    return shake(timm.create_model(name, **kw))
-
-def facts(peer, name):
-    "What no shape of a peer's weights shows, as a caller says it."
-    found = timm_facts(peer)
-    shown = hasattr(peer, 'head_dist') or getattr(peer, 'cls_token', None) is None or not isinstance(peer.fc_norm, torch.nn.Identity)
-    if shown or found['pool'] not in ('cls', 'mean'): del found['pool']
-    if found['act'] == 'silu': del found['act']             # gated: its shapes show it
-    return found | TIMM[name][1]
-
-def timm_weights(peer, x):
-    "The attention weights of each block, as timm computes them without its fused path."
-    seen = []
-    for block in peer.blocks:
-        block.attn.fused_attn = False
-        block.attn.attn_drop.register_forward_hook(lambda module, args, out: seen.append(out))
-    with torch.no_grad(): peer(x)
-    return torch.stack(seen)
-
-def test_small_peers_are_as_different_as_the_families():
-    assert len({tuple(sorted(k.split('blocks.0.')[-1] for k in timm_peer(name).state_dict() if 'blocks.1' not in k)) for name in TIMM}) > 14
-
-@pytest.mark.parametrize('name', TIMM)
-def test_timm(tmp_path, name):
-    peer, (_, _, family) = timm_peer(name), TIMM[name]
-    save_file(peer.state_dict(), tmp_path/'a.safetensors')
-    known = facts(peer, name)
-    for f in known.keys() - {'grid', 'family'}:        # each is asked for
-        if f != 'pool' and not (f == 'norm_eps' and family in ALWAYS): refused('how many heads' if f == 'heads' else f, tmp_path/'a.safetensors', **{k: v for k, v in known.items() if k != f})
-    report, heard = build(tmp_path/'a.safetensors', **known)
-    model = report.model.eval()
-    x = images(model)
-    with torch.no_grad():
-        assert relative(model.forward_features(x), peer.forward_features(x)) < 1e-5
-        assert relative(model(x), peer(x)) < 1e-5
-    assert isinstance(model, FamilyViT) and model.cfg.family == family and unwrap_model(torch.nn.Sequential(model)) is model
-    assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in peer.parameters())
-    assert not heard and not report.assumed and report.said['heads'] == (4, 'the call')
-    ours, theirs = attention_maps(model, x), timm_weights(peer, x)
-    assert ours.shape == theirs.shape and (ours - theirs).abs().max() < 1e-5
-
-@pytest.mark.parametrize('name', TIMM)
-def test_a_save_rebuilds_the_model(tmp_path, name):
-    peer = timm_peer(name)
-    save_file(peer.state_dict(), tmp_path/'a.safetensors')
-    model = build(tmp_path/'a.safetensors', **facts(peer, name))[0].model.eval()
-    save_checkpoint(model, tmp_path/'b.safetensors')
-    report, heard = build(tmp_path/'b.safetensors')
-    again, x = report.model.eval(), images(model)
-    assert not heard and not report.assumed and again.cfg == model.cfg and type(again) is FamilyViT
-    with torch.no_grad(): assert torch.equal(again(x), model(x))
-    assert load_checkpoint(build_vit(model.cfg), tmp_path/'b.safetensors').loaded
-    if name in ('vit_base_patch16_gap_224', 'vit_base_patch16_siglip_gap_224'):      # are Google's 'gap', but for the GELU
-        with pytest.warns(UserWarning, match='exact GELU'): save_npz(model, tmp_path/'a.npz')
-    else:
-        with pytest.raises(CheckpointError, match='no place for'): save_npz(model, tmp_path/'a.npz')
-
-@pytest.mark.parametrize('name', [n for n in TIMM if 'rope' in n or 'eva02' in n or 'dinov3' in n])
-def test_rotary_positions_matter(tmp_path, name):
-    "The same weights with other rotary positions give something else: the comparison above can fail."
-    peer = timm_peer(name)
-    save_file(peer.state_dict(), tmp_path/'a.safetensors')
-    model = build(tmp_path/'a.safetensors', **facts(peer, name))[0].model.eval()
-    kind, temperature, *rest = model.cfg.rope
-    x = images(model)
-    for rope in (None, (kind, 2*temperature, *rest), ({'index': 'centred'}.get(kind, 'index'), temperature, *rest)):
-        other = build_vit(replace(model.cfg, rope=rope)).eval()
-        other.load_state_dict(model.state_dict())
-        with torch.no_grad(): assert relative(other(x), peer(x)) > 1e-3
-
-@pytest.mark.parametrize('name', ['eva02_base_patch14_224', 'vit_small_patch16_dinov3', 'vit_small_patch16_rope_224', 'vit_medium_patch16_rope_reg1_gap_256'])
-def test_rectangles(tmp_path, name):
-    patch = 14 if 'patch14' in name else 16
-    peer = timm_peer(name, size=(2*patch, 5*patch))
-    save_file(peer.state_dict(), tmp_path/'a.safetensors')
-    model = build(tmp_path/'a.safetensors', **facts(peer, name) | dict(grid=(2, 5)))[0].model.eval()
-    x = images(model)
-    with torch.no_grad(): assert relative(model(x), peer(x)) < 1e-5
-
-def test_maps_of_families(tmp_path):
-    "Rollout, relevance and positions, with and without a class token."
-    for name in ('eva02_tiny_patch14_224', 'vit_base_patch16_siglip_224', 'deit_tiny_distilled_patch16_224'):
-        peer = timm_peer(name)
-        save_file(peer.state_dict(), tmp_path/'a.safetensors')
-        model = build(tmp_path/'a.safetensors', **facts(peer, name))[0].model.eval()
-        x = images(model)
-        maps, R = rollout(attention_maps(model, x)), relevance(model, x)
-        assert maps.shape == R.shape == (2, model.n_prefix + 16, model.n_prefix + 16) and R.min() >= 0
-        assert position_similarity(model).shape == (4, 4, 4, 4)
-        with capture_attention(model, queries=[0]) as cap, torch.no_grad(): model(x)
-        assert cap.weights.shape[3] == 1
-
-def test_new_heads_and_other_sizes(tmp_path):
-    peer = timm_peer('deit_tiny_distilled_patch16_224')
-    save_file(peer.state_dict(), tmp_path/'a.safetensors')
-    cfg = build(tmp_path/'a.safetensors', **facts(peer, 'deit_tiny_distilled_patch16_224'))[0].model.cfg
-    model = build_vit(replace(cfg, num_classes=3, img_size=(48, 80)))
-    report = load_checkpoint(model, tmp_path/'a.safetensors')
-    assert not model.head.weight.any() and not model.head_dist.weight.any()
-    assert report.resized['pos_embed'].startswith('4 x 4 to 3 x 5') and model.pos_embed.shape == (1, 17, 48)
-    assert torch.equal(model.pos_embed[:, :2], peer.pos_embed[:, :2])
+@pytest.mark.parametrize('library', SAMPLE)
+def test_a_sample_is_equal_or_refused(library, tmp_path):
+    rows = list(families.sweep(library, folder=tmp_path, sample=None if FULL else SAMPLE[library], seed=0))
+    assert len(rows) >= SAMPLE[library] and not [row for row in rows if not fine(row)]
 
 
-# ------------------------------------------------------------------------------ Google's gap
-
-def test_google_gap(tmp_path):
-    "classifier='gap': no class token, the mean of all patches, the tanh form of the GELU."
-    arrays = google_arrays(D=32, M=64, depth=2, heads=4, patch=8, positions=4, classes=10)
-    arrays = {k: v for k, v in arrays.items() if k != 'cls'}
-    arrays['Transformer/posembed_input/pos_embedding'] = arrays['Transformer/posembed_input/pos_embedding'][:, 1:]
-    np.savez(tmp_path/'a.npz', **arrays)
-    report, heard = build(tmp_path/'a.npz')
-    model = report.model.eval()
-    assert not heard and (model.cfg.pool, model.cfg.act, model.n_prefix, model.cfg.heads) == ('mean', 'gelu_tanh', 0, 4)
-    peer = timm.models.VisionTransformer(16, 8, embed_dim=32, depth=2, num_heads=4, mlp_ratio=2, num_classes=10, class_token=False,
-                                         global_pool='avg', fc_norm=False, act_layer='gelu_tanh').eval()
-    peer.load_pretrained(str(tmp_path/'a.npz'))
-    x = images(model)
-    with torch.no_grad(): assert relative(model(x), peer(x)) < 1e-5
-    save_npz(model, tmp_path/'b.npz')
-    with np.load(tmp_path/'b.npz') as again: assert all(np.array_equal(again[k], v) for k, v in arrays.items())
+@pytest.mark.parametrize('library, name, alone, with_config', EXPECTED, ids=lambda v: str(v))
+def test_what_many_have(library, name, alone, with_config, tmp_path):
+    row, = families.sweep(library, f'^{name}$', tmp_path)
+    assert (row['alone'], row.get('with_config')) == (alone, with_config), row
 
 
-# ------------------------------------------------------------------------------ transformers
-
-HF = dict(hidden_size=48, num_attention_heads=4, num_hidden_layers=2, image_size=32, patch_size=8, num_labels=5)
-
-def hf_peer(folder, name, config, **kw):
-    torch.manual_seed(0)
-    cfg = getattr(transformers, config + 'Config')(**HF | kw)
-    peer = shake(getattr(transformers, name)(cfg))
-    peer.save_pretrained(folder)
-    return peer
-
-HF_KINDS = {  # class: (config, arguments, output, what is said)
-    'DeiTForImageClassificationWithTeacher': ('DeiT', dict(intermediate_size=80), 'logits', {}),
-    'DeiTForImageClassification': ('DeiT', dict(intermediate_size=80), 'logits', {}),
-    'Dinov2ForImageClassification': ('Dinov2', dict(mlp_ratio=2), 'logits', {}),
-    'Dinov2WithRegistersForImageClassification': ('Dinov2WithRegisters', dict(mlp_ratio=2, num_register_tokens=3), 'logits', {}),
-    'Dinov2Model': ('Dinov2', dict(use_swiglu_ffn=True), 'pooler_output', {}),
-    'IJepaForImageClassification': ('IJepa', dict(intermediate_size=80), 'logits', {}),
-    'DINOv3ViTModel': ('DINOv3ViT', dict(intermediate_size=80, num_register_tokens=4), 'pooler_output', {}),
-    'CLIPVisionModel': ('CLIPVision', dict(intermediate_size=80), 'pooler_output', {}),
-    'CLIPVisionModelWithProjection': ('CLIPVision', dict(intermediate_size=80, projection_dim=24), 'image_embeds', {}),
-    'SiglipVisionModel': ('SiglipVision', dict(intermediate_size=80), 'pooler_output', {}),
-}
-
-@pytest.mark.parametrize('name', HF_KINDS)
-def test_transformers(tmp_path, name):
-    config, kw, output, said = HF_KINDS[name]
-    peer = hf_peer(tmp_path, name, config, **kw)
-    grid = dict(grid=(4, 4)) if 'DINOv3' in name else {}
-    report, heard = build(tmp_path, **grid, **said)
-    model = report.model.eval()
-    x = images(model)
-    peer.set_attn_implementation('eager')
-    with torch.no_grad():
-        out = peer(x, output_attentions=True)
-        assert relative(model(x), getattr(out, output)) < 1e-5
-    assert (attention_maps(model, x) - torch.stack(out.attentions)).abs().max() < 1e-5
-    save_checkpoint(model, tmp_path/'ours.safetensors')
-    with torch.no_grad(): assert torch.equal(build(tmp_path/'ours.safetensors')[0].model.eval()(x), model(x))
+def test_a_difference_is_found(tmp_path):
+    "Other fields than the library's, or other numbers, are a row 'different'; an error of another kind is 'broken'."
+    meta = families.timm_meta('vit_tiny_patch16_224')
+    facts = families.timm_facts(meta)
+    def judge(facts=facts, theirs=lambda m, x: m(x)):
+        return families.judge('vit', meta, facts, lambda: families.timm_small('vit_tiny_patch16_224', meta), theirs, tmp_path)['alone']
+    assert judge() == 'equal'
+    assert judge(facts | dict(heads=6)) == judge(theirs=lambda m, x: m(x)*1.001) == 'different'
+    def crash(*args): raise KeyError('x')
+    assert families.attempt(crash)[1] == 'broken' and not fine(dict(alone='equal', with_config='broken'))
 
 
-# ------------------------------------------------------------- OpenCLIP's and Meta's own names
-
-def test_openclip(tmp_path):
-    "As OpenAI and OpenCLIP name them, beside the half for texts; timm has a translation of its own."
-    peer = timm_peer('vit_base_patch16_clip_quickgelu_224')
-    torch.nn.init.zeros_(peer.head.bias)
-    theirs, state = {}, peer.state_dict()
-    for new, old in (('class_embedding', 'cls_token'), ('positional_embedding', 'pos_embed'), ('conv1.weight', 'patch_embed.proj.weight'),
-                     *((f'ln_{a}.{e}', f'{b}.{e}') for a, b in (('pre', 'norm_pre'), ('post', 'norm')) for e in ('weight', 'bias'))):
-        theirs[new] = state[old].squeeze(0).squeeze(0) if 'embedding' in new else state[old]
-    theirs['proj'] = state['head.weight'].T.contiguous()
-    for i in range(2):
-        for new, old in (('ln_1.', 'norm1.'), ('ln_2.', 'norm2.'), ('attn.in_proj_', 'attn.qkv.'), ('attn.out_proj.', 'attn.proj.'),
-                         ('mlp.c_fc.', 'mlp.fc1.'), ('mlp.c_proj.', 'mlp.fc2.')):
-            for e in ('weight', 'bias'): theirs[f'transformer.resblocks.{i}.{new}{e}'] = state[f'blocks.{i}.{old}{e}']
-    theirs = {f'visual.{k}': v.clone() for k, v in theirs.items()}
-    again = timm.models.vision_transformer._convert_openai_clip(dict(theirs), peer)
-    assert all(torch.equal(again[k].reshape(v.shape), v) for k, v in state.items())
-    text = {'token_embedding.weight': torch.ones(9, 8), 'transformer.resblocks.0.ln_1.weight': torch.ones(8), 'logit_scale': torch.ones(())}
-    save_file(theirs | text, tmp_path/'a.safetensors')
-    refused('CLIP.*its activation', tmp_path/'a.safetensors', heads=4)
-    report, _ = build(tmp_path/'a.safetensors', heads=4, act='quick_gelu')
-    model, x = report.model.eval(), images(report.model)
-    assert report.format == 'openclip' and model.head.bias is None and any('left out' in n for n in report.notes)
-    with torch.no_grad(): assert relative(model(x), peer(x)) < 1e-5
-    larger = build_vit(replace(model.cfg, img_size=96))
-    assert 'bicubic' in load_checkpoint(larger, tmp_path/'a.safetensors').resized['pos_embed']
-
-def test_metas_dinov3(tmp_path):
-    "The keys' biases are in the file, and masked."
-    peer = timm_peer('vit_small_patch16_dinov3_qkvb', num_classes=0, global_pool='token')
-    theirs = {}
-    for k, v in peer.state_dict().items():
-        if k.endswith('v_bias'): continue
-        if k.endswith('q_bias'):
-            v = torch.cat([v, torch.full_like(v, 7.), peer.state_dict()[k.replace('q_bias', 'v_bias')]])
-            theirs[k.replace('q_bias', 'qkv.bias_mask')] = torch.ones_like(v)
-        for old, new in (('q_bias', 'qkv.bias'), ('gamma_1', 'ls1.gamma'), ('gamma_2', 'ls2.gamma'), ('reg_token', 'storage_tokens')): k = k.replace(old, new)
-        theirs[k] = v
-    theirs |= {'mask_token': torch.ones(1, 48), 'rope_embed.periods': torch.ones(3)}
-    torch.save(theirs, tmp_path/'a.pth')
-    report, _ = build(tmp_path/'a.pth', heads=4, grid=(4, 4))
-    model, x = report.model.eval(), images(report.model)
-    assert report.format == 'dinov3' and set(model.cfg.no_bias) == {'key'}
-    with torch.no_grad(): assert relative(model(x), peer(x)) < 1e-5
-
-def test_metas_dinov2_with_swiglu(tmp_path):
-    peer = timm_peer('vit_giant_patch14_dinov2', num_classes=0)
-    theirs = {k.replace('mlp.fc1', 'mlp.w12').replace('mlp.fc2', 'mlp.w3'): v for k, v in peer.state_dict().items()}
-    torch.save(theirs | {'mask_token': torch.ones(1, 48)}, tmp_path/'a.pth')
-    report, _ = build(tmp_path/'a.pth', heads=4)
-    with torch.no_grad(): assert relative(report.model.eval()(images(report.model)), peer(images(report.model))) < 1e-5
-    assert report.format == 'dinov2'
+def test_the_committed_results():
+    made = json.loads(RESULTS.read_text(encoding='utf-8'))
+    assert made['command'] == 'python benchmarks/families.py' and set(made['libraries']) == set(SAMPLE)
+    for library, rows in made['rows'].items():
+        assert made['counts'][library] == dict(models=len(rows), vits=sum(r.get('vit', False) for r in rows), **families.counts(rows))
+        assert not [row for row in rows if not fine(row)] and len({r['name'] for r in rows}) == len(rows)
+    assert made['counts']['timm']['alone']['equal'] > 50 and made['counts']['transformers']['with_config']['equal'] > 3
 
 
-# ------------------------------------------------------------------- what is refused, and asked
-
-STRANGE = dict(swin_tiny_patch4_window7_224='a Swin Transformer', swinv2_tiny_window8_256='a Swin Transformer V2', maxvit_nano_rw_256='a MaxViT',
-               cait_xxs24_224='a CaiT', xcit_nano_12_p16_224='an XCiT', convit_tiny='a ConViT', levit_128s='a LeViT', pvt_v2_b0='a PVT',
-               beit_base_patch16_224='a BEiT', resnet18='of convolutions', efficientnet_b0='of convolutions', mixer_s16_224='an MLP-Mixer',
-               hiera_tiny_224='a Hiera', vit_small_patch16_18x2_224='parallel blocks', vit_dwee_patch16_reg1_gap_256='a differential Transformer',
-               vit_small_patch16_rope_mixed_224='a RoPE-ViT with mixed', vit_base_patch16_xp_224='parallel blocks', vit_small_resnet26d_224='a hybrid')
-
-@pytest.mark.parametrize('name', STRANGE)
-def test_strangers_are_refused_by_name(tmp_path, name):
-    "In one line, with their family's name, and not for a wrong reason such as a grid or heads."
-    kw = dict(depth=2) if name.startswith(('vit', 'beit', 'cait')) and 'resnet' not in name else {}
-    with torch.device('meta'): peer = timm.create_model(name, **kw)
-    save_file({k: torch.empty(v.shape, dtype=torch.float16) for k, v in peer.state_dict().items()}, tmp_path/'a.safetensors')
-    refused(STRANGE[name], tmp_path/'a.safetensors')
-
-def test_two_families_look_the_same(tmp_path):
-    "DeiT III in its authors' names, and RoPE-ViT with learned positions: the file is asked about, and an answer decides."
-    deit = timm_peer('deit3_small_patch16_224')
-    theirs = {k.replace('ls1.gamma', 'gamma_1').replace('ls2.gamma', 'gamma_2'): v for k, v in deit.state_dict().items()}
-    torch.save(theirs, tmp_path/'a.pth')
-    refused('DeiT III or RoPE-ViT with learned positions.*family=', tmp_path/'a.pth', heads=4)
-    report, heard = build(tmp_path/'a.pth', heads=4, family='DeiT III')
-    x = images(report.model)
-    with torch.no_grad(): assert relative(report.model.eval()(x), deit(x)) < 1e-5
-    other = build(tmp_path/'a.pth', heads=4, family='RoPE-ViT with learned positions')[0].model.eval()
-    with torch.no_grad(): assert relative(other(x), deit(x)) > 1e-3
-    refused('not those of SigLIP', tmp_path/'a.pth', heads=4, family='SigLIP')
-    with pytest.raises(ValueError, match='unknown family'): load_checkpoint(None, tmp_path/'a.pth', family='Swin')
-
-def test_timms_name_for_it_says_the_rest(tmp_path):
-    "config.json of timm has the architecture; two of the same shapes differ in the activation."
-    from timm.models._hub import save_for_hf
-    for name, act in (('vit_base_patch16_clip_quickgelu_224', 'quick_gelu'), ('vit_base_patch16_clip_224', 'gelu'), ('vit_base_patch32_siglip_256', 'gelu_tanh')):
-        peer = timm_peer(name)
-        save_for_hf(peer, tmp_path/name, model_args=dict(num_heads=4))
-        report, _ = build(tmp_path/name)
-        x = images(report.model)
-        assert report.model.cfg.act == act and 'act' not in report.assumed
-        with torch.no_grad(): assert relative(report.model.eval()(x), peer(x)) < 1e-5
-
-@pytest.mark.parametrize('changes', [dict(tokens=('reg',)), dict(pool='max'), dict(norms=('last',)), dict(no_bias=('mlp',)), dict(norm='batch'), dict(pos_rows=3),
-    dict(tokens=(), pos_rows=0), dict(pos_embed='sincos2d'), dict(rope=('index', 100.), dim=30, heads=3), dict(act='swish'), dict(depth=0)], ids=str)
-def test_configs_that_do_not_fit(changes):
-    with pytest.raises(ValueError) as e: FamilyConfig(**changes)
-    assert '\n' not in str(e.value)
+def test_the_table_is_what_the_library_has(tmp_path):
+    "Rows of a sample of models (of all, with the full tests), where the installed timm is the one of the table."
+    names = [name for row in published() for name in row['names'] if row['source'].startswith('timm')]
+    rows = {name: row for row in published() for name in row['names']}
+    assert len(names) > 200
+    if f"timm {version('timm')}" != rows[names[0]]['source']: pytest.skip('another timm')
+    for name in names if FULL else names[::40]:
+        facts = families.timm_facts(families.timm_meta(name))
+        assert {f: rows[name][f] for f in facts} == facts, name
