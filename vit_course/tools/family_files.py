@@ -230,7 +230,8 @@ def _resolve(file, seen, row):
     {field: what was assumed for it}. CheckpointError for what has to be said."""
     family, _, facts = row
     pool = _pool(file, seen)
-    if pool == 'map_all': file.said.pop('pool', None)     # timm's word for both is 'map'
+    if pool in ('map_all', 'dist') and file.said.get('pool', ('', ''))[1] == 'its config.json':
+        del file.said['pool']     # timm's words for these are 'map' and 'token'
     if pool: file.said.setdefault('pool', (pool, 'its shapes'))
     if seen['gated']: file.said.setdefault('act', ('swiglu', 'its shapes'))
     always = {f: (facts[f], f'the family {family}') for f in facts.keys() & set(HIDDEN)}
@@ -257,7 +258,7 @@ def family_config(file, grid=None):
     (family, _, facts), sizes = rows[0], seen['sizes']
     if len(rows) > 1:
         names = ' or '.join(row[0] for row in rows)
-        raise file.error(f"{names}: the same names and shapes, so say which, as in "
+        raise file.error(f"{names}: the same names and shapes: say so, as in "
                          f"load_checkpoint(None, file, family={family!r})")
     if 'refused' in facts: raise file.error(f"of the family {family}: {facts['refused']}")
     assumed = _resolve(file, seen, rows[0])
