@@ -165,6 +165,7 @@ def timm_facts(model):
     if not hasattr(attn, 'num_heads') or not hasattr(model, 'patch_embed'): return {}
     acts = [m for n, m in model.named_modules() if re.search(r'^blocks\..*\bmlp\.(act|act_layer)$', n)]
     pool = getattr(model, 'global_pool', None)
+    if pool == 'map' and getattr(model, 'pool_include_prefix', False): pool = 'map_all'
     heads = one(getattr(b.attn, 'num_heads', None) for b in blocks if hasattr(b, 'attn'))
     return dict(heads=heads, act=one(map(act_of, acts)), norm_eps=eps_of(model),
                 pool={'token': 'cls', 'avg': 'mean'}.get(pool, pool) if isinstance(pool, str) else None)
@@ -198,7 +199,8 @@ def timm_small(name, meta):
     tries = []
     patch = pair(meta.patch_embed.patch_size) if hasattr(meta.patch_embed, 'patch_size') else (16, 16)
     size = tuple(4*p*(8 if hasattr(meta.patch_embed, 'backbone') else 1) for p in patch)
-    for kw in (dict(depth=2, img_size=size), dict(depth=2), dict(img_size=size), {}):
+    grid = dict(ref_feat_shape=(4, 4)) if '_pe_' in name else {}     # the grid that its rotary positions count in
+    for kw in (dict(depth=2, img_size=size) | grid, dict(depth=2), dict(img_size=size), {}):
         try: small = timm_meta(name, **kw)
         except Exception as e:
             tries.append(e)

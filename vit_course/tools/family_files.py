@@ -147,7 +147,7 @@ FAMILIES = [  # name, what a file of it shows, what it does not
     ('SigLIP', dict(map=True, registers=False), {}),
     ('ViT with attention pooling', dict(map=True), {}),
     ('ViT with norms after its blocks', dict(cls=False, registers=False, fc=True, qkv=False,
-        scaled=False, dim=768, depth=12), dict(post_norm=True)),
+        scaled=False), dict(post_norm=True)),
     ('ViT without a class token', dict(cls=False), {}),
     ('ViT without a last norm', dict(final=False, fc=False), {}),
     ('DINOv2', dict(scaled=True, cls=True), {}),
@@ -201,7 +201,8 @@ def find_family(file, seen, name=None):
 
 def _pool(file, seen):
     "What the head sees, where names and shapes leave no doubt; else None."
-    if seen['map']: return 'map_all' if seen['pre'] else 'map'
+    if seen['map'] and seen['pre']: return 'map_all'
+    if seen['map']: return None if seen['registers'] else 'map'
     if seen['wide']: return 'both'
     timm = file.format == 'timm' and not seen['sizes']['num_classes']
     if seen['dist']: return 'dist' if seen['dist_head'] or timm else 'cls'

@@ -219,6 +219,7 @@ def _read_config(file):
     for where in (config, args):
         if where.get('global_pool') or 'global_pool' in where and sizes['num_classes']:
             pool = choice(where, 'global_pool', _POOLS)
+            if pool == 'map': continue     # of the patches, or of all tokens
             need(found.setdefault('pool', pool) == pool, "it has two global_pool")
     if sizes['pre_logits'] and 'pooler_act' in config:
         choice(config, 'pooler_act', {'tanh': 'tanh'})
@@ -319,7 +320,8 @@ def gather(
     if place[1] == 'heads' and len(kernel) == 3: shapes['heads'] = kernel[1]   # (D,H,d)
     if width and width[0] and kernel: shapes['heads'] = kernel[-1] // width[0]  # D / d
     facts = _known_facts(file, known)
-    name = {f: facts.pop(f) for f in ('heads', *known.options) if f in facts} if facts else {}
+    name = {f: facts.pop(f) for f in ('heads', *known.options) if f in facts and f != 'act'} \
+        if facts else {}   # a model with the exact GELU may have Google's weights
     own = {f: getattr(cfg, f) for f in HIDDEN} if cfg else {}
     scale = file.metadata.get('scale')
     try: mean_and_std(scale)

@@ -234,6 +234,7 @@ def _kind(f): # of an open file
         if any(o.endswith('constants.pkl') for o in parts):
             return "a TorchScript program: save its state_dict() with torch.save"
         return TorchFile if any(o.endswith('data.pkl') for o in parts) else NpzFile
+    if start[8:9] == b'{': return SafetensorsFile
     if start.startswith(b'\x80'): return TorchFile
     return "neither NumPy's npz, nor safetensors, nor a PyTorch file"
 
