@@ -118,6 +118,12 @@ def test_model_is_left_as_it_was():
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
+def rounded(v):
+    "Without the last digits of numbers: batches of other sizes may be summed in another order."
+    if isinstance(v, float): return round(v, 4)
+    if isinstance(v, dict): return {k: rounded(o) for k, o in v.items()}
+    return [rounded(o) for o in v] if isinstance(v, (list, tuple)) else v
+
 def test_images_of_every_kind(tmp_path):
     model = make_model()
     photo = make_photo(model)
@@ -127,7 +133,7 @@ def test_images_of_every_kind(tmp_path):
     a = AttentionExplorer(model, kinds).images
     b = AttentionExplorer(model, x).images
     assert [p['label'] for p in a] == ['file.png', 'file.png', 'image 2', 'image 3']
-    for p in [*a, *b]: assert {k: v for k, v in p.items() if k != 'label'} == {k: v for k, v in b[0].items() if k != 'label'}
+    for p in [*a, *b]: assert rounded(p | dict(label='')) == rounded(b[0] | dict(label=''))
     grey = make_model(in_chans=1)
     p = AttentionExplorer(grey, photo).images[0]
     assert Image.open(io.BytesIO(p['image'])).mode == 'L'

@@ -61,7 +61,7 @@ TIMM = {  # name: (arguments, what is said to our loader, the family)
     'vit_base_patch16_gap_224': ({}, {}, 'ViT without a class token'),
     'vit_medium_patch16_reg4_gap_256': ({}, {}, 'ViT without a class token'),                         # registers, fc_norm
     'vit_so150m_patch16_reg4_gap_256': ({}, {}, 'ViT without a class token'),                         # registers have positions
-    'vit_so150m_patch16_reg4_map_256': ({}, {}, 'ViT with attention pooling'),                      # attention pooling
+    'vit_so150m_patch16_reg4_map_256': ({}, dict(pool='map'), 'ViT with attention pooling'),                      # attention pooling
     'eva_large_patch14_196': ({}, {}, 'ViT'),                                   # class token, fc_norm
     'vit_base_patch16_clip_224': ({}, dict(act='gelu'), 'CLIP'),
     'vit_base_patch16_clip_quickgelu_224': ({}, dict(act='quick_gelu'), 'CLIP'),
