@@ -10,6 +10,7 @@ where the numbers should be (a sparse file), once without and once with the conf
 same class and two blocks is filled with noise and saved, loaded with what was found, and both look at the same image.
 
 equal      the fields that were found are those of the library's model, and the outputs agree to 1e-5 (hybrids to 1e-4)
+fields     the fields are right, and the model is too large to compare outputs here
 asked      refused, and the line asks for a field that nothing says
 refused    refused in one line
 different  loaded, and the fields or the outputs differ: this must not be
@@ -32,7 +33,7 @@ from vit_course.patches import pair
 LARGEST = 80_000_000     # parameters of a model that is really made
 KINDS = {torch.float32: 'F32', torch.float16: 'F16', torch.bfloat16: 'BF16', torch.int64: 'I64', torch.int32: 'I32', torch.bool: 'BOOL',
          torch.float64: 'F64', torch.uint8: 'U8'}
-VERDICTS = 'equal', 'asked', 'refused', 'different', 'broken', 'unbuilt'
+VERDICTS = 'equal', 'fields', 'asked', 'refused', 'different', 'broken', 'unbuilt'
 HIDDEN = 'heads', 'act', 'norm_eps', 'pool'
 
 
@@ -121,7 +122,7 @@ def judge(name, meta, facts, small, theirs, folder, write_config=None, limit=1e-
             if line: row[way] = 'different'
             elif peer is None:
                 peer = small()
-                if sum(p.numel() for p in peer.parameters()) > LARGEST: line, peer = 'too large to be made: names, shapes and fields alone', None
+                if sum(p.numel() for p in peer.parameters()) > LARGEST: row[way], line, peer = 'fields', 'too large to be made: names, shapes and fields alone', None
                 else: fill(peer)
             if peer is not None and not line:
                 torch.save(peer.state_dict(), at/'m.pth')

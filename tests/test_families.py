@@ -240,6 +240,12 @@ HF_KINDS = {  # class: (config, arguments, output, what is said)
     'SiglipVisionModel': ('SiglipVision', dict(intermediate_size=80), 'pooler_output', {}),
 }
 
+def test_transformers_classifier_on_clip_is_refused(tmp_path):
+    "It averages patches before the last norm, and nothing in its file says so."
+    cfg = transformers.CLIPConfig(vision_config=HF | dict(intermediate_size=80), text_config=dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2))
+    shake(transformers.CLIPForImageClassification(cfg)).save_pretrained(tmp_path)
+    refused('classifier on CLIP', tmp_path)
+
 @pytest.mark.parametrize('name', HF_KINDS)
 def test_transformers(tmp_path, name):
     config, kw, output, said = HF_KINDS[name]

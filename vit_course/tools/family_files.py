@@ -262,6 +262,9 @@ def family_config(file, grid=None):
         raise file.error(f"{names}: the same names and shapes: say so, as in "
                          f"load_checkpoint(None, file, family={family!r})")
     if 'refused' in facts: raise file.error(f"of the family {family}: {facts['refused']}")
+    if family == 'CLIP' and any(name.startswith('classifier.') for name in file.arrays):
+        raise file.error("transformers' classifier on CLIP, which averages patches before the last "
+                         "norm: not supported")
     assumed = _resolve(file, seen, rows[0])
     file.said['family'] = family, 'the call' if file.family else 'its names and shapes'
     extra = {f: value for f, value in facts.items() if f not in HIDDEN}
