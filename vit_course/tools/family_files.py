@@ -245,8 +245,8 @@ def _resolve(file, seen, row):
     return {f: str(value) for f, (value, _) in assumed.items()}
 
 def family_config(file, grid=None):
-    """The config of an open file of a family, from its shapes and what `gather` found, and {field: what
-    was assumed for it}; None when it is the paper's model. CheckpointError for what has to be
+    """The config of an open file of a family, from its shapes and what `gather` found, and {field:
+    what was assumed for it}; None when it is the paper's model. CheckpointError for what has to be
     said: heads, activation, or one of two families."""
     if 'vit_course' in file.metadata: return None
     seen = look_at(file)
