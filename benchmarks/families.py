@@ -141,6 +141,16 @@ def judge(name, meta, facts, small, theirs, folder, write_config=None, limit=1e-
     return row
 
 
+def rows_of(names, folder, build, describe):
+    "A row for each name: `build(name)` on the meta device, `describe(name, meta)` the rest of what `judge` wants."
+    for name in names:
+        try: meta = build(name)
+        except Exception as e: yield dict(name=name, alone='unbuilt', alone_line=f'{type(e).__name__}: {str(e)[:120]}')
+        else:
+            what = describe(name, meta)
+            yield judge(name, meta, folder=folder, **what) | dict(vit=bool(what['facts']))
+
+
 # ---- timm
 
 def act_of(module):
@@ -216,15 +226,9 @@ def timm_config(model, path):
     save_config_for_hf(model, str(path))
 
 
-def timm_rows(names, folder):
-    for name in names:
-        try: meta = timm_meta(name)
-        except Exception as e:
-            yield dict(name=name, alone='unbuilt', alone_line=f'{type(e).__name__}: {str(e)[:120]}')
-            continue
-        facts = timm_facts(meta)
-        limit = 1e-4 if hasattr(getattr(meta, 'patch_embed', None), 'backbone') else 1e-5
-        yield judge(name, meta, facts, lambda: timm_small(name, meta), lambda m, x: m(x), folder, timm_config, limit) | dict(vit=bool(facts))
+def timm_row(name, meta):
+    limit = 1e-4 if hasattr(getattr(meta, 'patch_embed', None), 'backbone') else 1e-5
+    return dict(facts=timm_facts(meta), small=lambda: timm_small(name, meta), theirs=lambda m, x: m(x), write_config=timm_config, limit=limit)
 
 
 # ---- torchvision
@@ -252,14 +256,8 @@ def torchvision_small(meta):
                              num_classes=meta.num_classes).eval()
 
 
-def torchvision_rows(names, folder):
-    for name in names:
-        try: meta = torchvision_meta(name)
-        except Exception as e:
-            yield dict(name=name, alone='unbuilt', alone_line=f'{type(e).__name__}: {str(e)[:120]}')
-            continue
-        facts = torchvision_facts(meta)
-        yield judge(name, meta, facts, lambda: torchvision_small(meta), lambda m, x: m(x), folder) | dict(vit=bool(facts))
+def torchvision_row(name, meta):
+    return dict(facts=torchvision_facts(meta), small=lambda: torchvision_small(meta), theirs=lambda m, x: m(x))
 
 
 # ---- transformers
@@ -271,7 +269,9 @@ SMALL = dict(hidden_size=48, num_hidden_layers=2, num_attention_heads=4, interme
 
 def hf_models(match=''):
     "Names of the classes for images that transformers has, with and without a head."
+    import transformers
     from transformers.models.auto import modeling_auto as auto
+    transformers.utils.logging.set_verbosity_error()
     names = [n for m in (auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, auto.MODEL_FOR_IMAGE_MAPPING_NAMES) for v in m.values()
              for n in (v if isinstance(v, tuple) else (v,))]
     return sorted({n for n in names if re.search(match, n)})
@@ -301,35 +301,34 @@ def hf_output(model, x):
     return out.last_hidden_state if logits is None else logits
 
 
-def hf_rows(names, folder):
+def hf_meta(name, **changes):
     import transformers
-    transformers.utils.logging.set_verbosity_error()
-    for name in names:
-        try:
-            with on_meta(): meta = getattr(transformers, name)(hf_config(name))
-        except Exception as e:
-            yield dict(name=name, alone='unbuilt', alone_line=f'{type(e).__name__}: {str(e)[:120]}')
-            continue
-        def small():
-            with on_meta(): size = sum(p.numel() for p in getattr(transformers, name)(hf_config(name, **SMALL)).parameters())
-            if size > LARGEST: return nn.Linear(LARGEST + 1, 1, device='meta')
-            return getattr(transformers, name)(hf_config(name, **SMALL)).eval()
-        def write(model, path): path.write_text(model.config.to_json_string(use_diff=False))
-        facts = hf_facts(meta)
-        yield judge(name, meta, facts, small, hf_output, folder, write, heads=SMALL['num_attention_heads']) | dict(vit=bool(facts))
+    with on_meta(): return getattr(transformers, name)(hf_config(name, **changes))
 
 
-LIBRARIES = dict(timm=(timm_models, timm_rows), torchvision=(torchvision_models, torchvision_rows), transformers=(hf_models, hf_rows))
+def hf_small(name):
+    import transformers
+    if sum(p.numel() for p in hf_meta(name, **SMALL).parameters()) > LARGEST: return nn.Linear(LARGEST + 1, 1, device='meta')
+    return getattr(transformers, name)(hf_config(name, **SMALL)).eval()
+
+
+def hf_row(name, meta):
+    def write(model, path): path.write_text(model.config.to_json_string(use_diff=False))
+    return dict(facts=hf_facts(meta), small=lambda: hf_small(name), theirs=hf_output, write_config=write, heads=SMALL['num_attention_heads'])
+
+
+LIBRARIES = dict(timm=(timm_models, timm_meta, timm_row), torchvision=(torchvision_models, torchvision_meta, torchvision_row),
+                 transformers=(hf_models, hf_meta, hf_row))
 
 
 def sweep(library, match='', folder=None, sample=None, seed=0):
     "A row for each model of a library, or for a seeded sample of them."
-    models, rows = LIBRARIES[library]
+    models, build, describe = LIBRARIES[library]
     names = list(models(match))
     if sample: names = sorted(random.Random(seed).sample(names, min(sample, len(names))))
-    if folder: yield from rows(names, Path(folder))
+    if folder: yield from rows_of(names, Path(folder), build, describe)
     else:
-        with tempfile.TemporaryDirectory() as folder: yield from rows(names, Path(folder))
+        with tempfile.TemporaryDirectory() as folder: yield from rows_of(names, Path(folder), build, describe)
 
 
 def counts(rows):

@@ -70,3 +70,15 @@ def chromium():
         browser = p.chromium.launch(executable_path=path, args=['--no-sandbox'])
         try: yield browser
         finally: browser.close()
+
+
+def shake(model, seed=0, std=.05):
+    "Noise on every parameter: zeros and ones would hide mistakes."
+    import torch
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in model.parameters(): p += std * torch.randn(p.shape, generator=g)
+    return model.eval()
+
+
+def relative(a, b): return ((a - b).abs().max() / b.abs().max()).item()

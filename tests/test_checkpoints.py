@@ -4,7 +4,7 @@ import json, os, stat, subprocess, sys, zipfile, zlib
 from dataclasses import replace
 
 import numpy as np, pytest, torch
-from conftest import ROOT, SHARED
+from conftest import ROOT, SHARED, shake
 from reference import forward, google_arrays
 from torch.nn import functional as F
 from vit_course.checkpoints import (CHECKPOINTS, RESIZE, CheckpointError, inspect_checkpoint,
@@ -35,13 +35,6 @@ def run(model, x):
     with torch.no_grad(): return model.eval()(nchw(x))
 def snapshot(model): return {k: v.clone() for k, v in model.state_dict().items()}
 def unchanged(model, before): return all(torch.equal(before[k], v) for k, v in model.state_dict().items())
-
-def shake(model, std=0.05, seed=0):
-    "Noise on every parameter: zeros and ones would hide mistakes."
-    g = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in model.parameters(): p += std * torch.randn(p.shape, generator=g)
-    return model.eval()
 
 @pytest.fixture(scope='session')
 def b16(tmp_path_factory):

@@ -6,7 +6,8 @@ import json, warnings
 from functools import partial
 from pathlib import Path
 
-import numpy as np, pytest, torch
+import conftest, numpy as np, pytest, torch
+from conftest import relative
 from reference import google_arrays
 from safetensors.torch import save_file
 from vit_course.checkpoints import (CHECKPOINTS, CheckpointError, convert_checkpoint,
@@ -32,14 +33,7 @@ transformers.utils.logging.disable_progress_bar()
 HF = dict(vit='ViT', deit='DeiT', dinov2='Dinov2', registers='Dinov2WithRegisters')
 
 
-def shake(model, std=.3, seed=0):
-    "Noise on every parameter, so large that heads and activation matter much."
-    g = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in model.parameters(): p += std * torch.randn(p.shape, generator=g)
-    return model.eval()
-
-def relative(a, b): return ((a - b).abs().max() / b.abs().max()).item()
+shake = partial(conftest.shake, std=.3)    # so large that heads and activation matter much
 
 def build(source, **said):
     "(the report of a model that is built from a source alone, the warnings)."
@@ -382,7 +376,7 @@ def timm_peer(**changes):
     return shake(TimmViT(**kw | changes))
 
 def timm_tiny(**kw): # timm's ViT-Ti, for other images
-    return shake(timm.create_model('vit_tiny_patch16_224', img_size=64, num_classes=7, **kw), .1)
+    return shake(timm.create_model('vit_tiny_patch16_224', img_size=64, num_classes=7, **kw), std=.1)
 
 TIMM_VARIANTS = [dict(num_heads=h) for h in (1, 2, 3, 6, 16)] + [
     dict(embed_dim=192, num_heads=12), dict(depth=3, mlp_ratio=3), dict(init_values=.1),

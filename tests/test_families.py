@@ -4,9 +4,10 @@ attention weights; what cannot be read off a file is asked for, and what is no V
 refused by its name."""
 import json, sys, warnings
 from dataclasses import replace
+from functools import partial
 
-import numpy as np, pytest, torch
-from conftest import ROOT
+import conftest, numpy as np, pytest, torch
+from conftest import ROOT, relative
 from reference import google_arrays
 from PIL import Image
 from safetensors.torch import save_file
@@ -26,14 +27,7 @@ sys.path.insert(0, str(ROOT/'benchmarks'))
 from families import timm_facts
 
 
-def shake(model, std=.2, seed=0):
-    "Noise on every parameter, so large that each of them matters."
-    g = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in model.parameters(): p += std * torch.randn(p.shape, generator=g)
-    return model.eval()
-
-def relative(a, b): return ((a - b).abs().max() / b.abs().max()).item()
+shake = partial(conftest.shake, std=.2)    # so large that each of them matters
 
 def images(model, n=2):
     c = model.cfg
@@ -244,7 +238,7 @@ def test_transformers_classifier_on_clip_is_refused(tmp_path):
     "It averages patches before the last norm, and nothing in its file says so."
     cfg = transformers.CLIPConfig(vision_config=HF | dict(intermediate_size=80), text_config=dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2))
     shake(transformers.CLIPForImageClassification(cfg)).save_pretrained(tmp_path)
-    refused('classifier on CLIP', tmp_path)
+    refused('CLIP: .* averages patches', tmp_path)
 
 @pytest.mark.parametrize('name', HF_KINDS)
 def test_transformers(tmp_path, name):
@@ -334,7 +328,7 @@ def test_strangers_are_refused_by_name(tmp_path, name):
     save_file({k: torch.empty(v.shape, dtype=torch.float16) for k, v in peer.state_dict().items()}, tmp_path/'a.safetensors')
     refused(STRANGE[name], tmp_path/'a.safetensors')
 
-def test_two_families_look_the_same(tmp_path):
+def test_two_families_look_the_same(tmp_path, in_process):
     "DeiT III in its authors' names, and RoPE-ViT with learned positions: the file is asked about, and an answer decides."
     deit = timm_peer('deit3_small_patch16_224')
     theirs = {k.replace('ls1.gamma', 'gamma_1').replace('ls2.gamma', 'gamma_2'): v for k, v in deit.state_dict().items()}
@@ -348,6 +342,10 @@ def test_two_families_look_the_same(tmp_path):
     with torch.no_grad(): assert relative(other(x), deit(x)) > 1e-3
     refused('not those of SigLIP', tmp_path/'a.pth', heads=4, family='SigLIP')
     with pytest.raises(ValueError, match='unknown family'): load_checkpoint(None, tmp_path/'a.pth', family='Swin')
+    flags = '--heads', '4', '--act', 'gelu', '--norm_eps', '1e-6', '--pool', 'cls'
+    assert in_process(vit_weights, 'verify', 'a.pth', *flags)[0] == 2
+    status, out, err = in_process(vit_weights, 'verify', 'a.pth', *flags, '--family', 'DeiT III')
+    assert status == 0 and 'DeiT III (the call)' in out, err
 
 def test_timms_name_for_it_says_the_rest(tmp_path):
     "config.json of timm has the architecture; two of the same shapes differ in the activation."

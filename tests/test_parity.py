@@ -2,7 +2,7 @@
 import re, subprocess, sys
 
 import pytest, torch
-from conftest import ROOT
+from conftest import ROOT, relative, shake
 from vit_course import vit
 from vit_course.vit import create_vit
 
@@ -23,15 +23,6 @@ def rename(state, table):
 def from_timm(state): return rename(state, [(r'^(blocks|norm)\.', r'encoder.\1.')])
 
 
-def shake(model, seed):
-    "Add noise to every parameter: zeros and ones would hide mistakes."
-    g = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in model.parameters(): p += 0.05 * torch.randn(p.shape, generator=g)
-    return model.eval()
-
-
-def relative(a, b): return ((a - b).abs().max() / b.abs().max()).item()
 
 
 @pytest.mark.parametrize('seed', [1, 2])

@@ -10,6 +10,7 @@ from vit_course.checkpoints import (RESIZE, CheckpointError, download, load_chec
                                     save_checkpoint)
 from vit_course.tools.commands import vit_weights
 from vit_course.tools import commands, hub
+from vit_course.tools.families import POOLS
 from vit_course.tools.weight_files import TABLES
 from vit_course.vit import create_vit
 
@@ -259,4 +260,4 @@ def test_known_files_are_known_by_their_names(weights, tmp_path, content):
 def test_the_command_is_installed(): assert 'vit_weights=vit_course.tools.commands:vit_weights' in (ROOT/'settings.ini').read_text()
 
 def test_the_parser_knows_all_formats_without_them():
-    assert commands._FORMATS == ('auto', *TABLES) and commands._RESIZES == ('auto', *RESIZE)
+    assert commands._FORMATS == ('auto', *TABLES) and commands._RESIZES == ('auto', *RESIZE) and commands._POOLS == tuple(POOLS)

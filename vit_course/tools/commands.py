@@ -236,6 +236,8 @@ _FORMATS = ('auto', 'npz', 'timm', 'torchvision', 'hf', 'dinov2', 'vit_course', 
             'openclip')
 _RESIZES = ('auto', 'bilinear', 'bicubic', 'bicubic_plain', 'bicubic_corner', 'bicubic_offset')
 
+_POOLS = ('cls', 'mean', 'both', 'dist', 'map', 'map_all')
+
 def _weights_parser():
     p = _make_parser('vit_weights', 'List, fetch, verify and convert the trained weights of Vision '
                      'Transformers.', 'vit_weights fetch ViT-B_16-224',
@@ -248,7 +250,8 @@ def _weights_parser():
         flag('--heads', type=int, help='of the attention, where the file does not say')
         flag('--act', help='activation in the MLPs, likewise')
         flag('--norm_eps', type=float, help='epsilon of the LayerNorms, likewise')
-        flag('--pool', choices=('cls', 'mean'), help='what the head sees, likewise')
+        flag('--pool', choices=_POOLS, help='what the head sees, likewise')
+        flag('--family', help='whose model it is, where two look the same')
         flag('--scale', help='mean and deviation of the images, likewise: half, imagenet or clip')
         flag('--part', metavar='NAME', help='what the names of the tensors begin with, where a '
                                             'file has two models, such as model_ema')

@@ -203,6 +203,7 @@ def verify_checkpoint(
     source,                # a file, a folder, or a name in `CHECKPOINTS` that is here
     known:Checkpoint=None, # what it should be; by its name when None
     part:str=None,         # what the names of the model begin with, where the file has two
+    family:str=None,       # a name in `FAMILIES`, where two look the same
     **said                 # what the file does not say: heads, act, norm_eps, pool, scale
 )->LoadReport:
     """Check size and sha256 where they are known, then every array: name, shape, checksum, finite
@@ -214,7 +215,8 @@ def verify_checkpoint(
     model = None
     if known:
         with torch.device('meta'): model = known.create()
-    with open_weights(path, known.format if known else 'auto', part, **said) as file:
+    with open_weights(path, known.format if known else 'auto', part, family,
+                      **said) as file:
         head = 'keep' if known and known.num_classes else 'auto'
         steps, report = plan_for(file, model, head)
         require_fit(file, report)
@@ -388,7 +390,7 @@ def _verify(source, **said):
 
 def _run(args, convert):
     if args.command in ('verify', 'convert'):
-        said = {f: getattr(args, f) for f in ('part', 'scale', *HIDDEN)}
+        said = {f: getattr(args, f) for f in ('part', 'family', 'scale', *HIDDEN)}
     if args.command == 'list': _list()
     if args.command == 'fetch':
         for name in args.name: print(download(name))
