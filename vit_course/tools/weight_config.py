@@ -55,21 +55,20 @@ def sizes_of(file):
     """{field of `ViTConfig`: value}, as the shapes of an open checkpoint show them, all but
     `img_size`, for which see `find_grid`. CheckpointError when it is no ViT's."""
     def shape(key, default=(None,)): return shape_of(file, key) or default
-    def count(key): return _count(file, key)
     kernel = shape('patch_embed.proj.weight')
     mlp = shape('encoder.blocks.0.mlp.fc2.weight')
     if len(kernel) != 4 or len(mlp) != 2:
         raise file.error("no patch embedding in it, or no MLP of two layers")
     dim, chans, *patch = kernel
-    stages = range(count('stem.stages.{}.0.conv1.weight'))
-    units = tuple(count(f'stem.stages.{s}.{{}}.conv1.weight') for s in stages)
+    stages = range(_count(file, 'stem.stages.{}.0.conv1.weight'))
+    units = tuple(_count(file, f'stem.stages.{s}.{{}}.conv1.weight') for s in stages)
     if units:
         chans = shape('stem.conv_root.weight', (None, None))[1]
         patch = [p * 2**(len(units) + 1) for p in patch]
     scaled = shape_of(file, 'encoder.blocks.0.ls1.gamma')
     normed = shape_of(file, 'encoder.blocks.0.attn.q_norm.weight')
     return dict(patch_size=tuple(patch), in_chans=chans, dim=dim, mlp_dim=mlp[1],
-                depth=count('encoder.blocks.{}.norm1.weight'), hybrid=units or None,
+                depth=_count(file, 'encoder.blocks.{}.norm1.weight'), hybrid=units or None,
                 num_classes=shape('head.weight', (0,))[0],
                 pre_logits=shape('pre_logits.0.weight')[0],
                 registers=shape('reg_token', (0, 0))[1],
