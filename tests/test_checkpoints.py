@@ -11,6 +11,7 @@ from vit_course.checkpoints import (CHECKPOINTS, RESIZE, CheckpointError, inspec
                                     load_checkpoint, load_npz, resize_pos_embed, save_checkpoint,
                                     save_npz, verify_checkpoint)
 from vit_course.patches import pair
+from vit_course.tools.hub import SCALES
 from vit_course.tools.load_plan import RESIZE_OF
 from vit_course.tools.weight_files import (TABLES, SafetensorsFile, checksum, locate_tensor,
                                            open_checkpoint)
@@ -289,7 +290,7 @@ def test_published_files_fit_their_models(name):
     c = CHECKPOINTS[name]
     with torch.device('meta'): model = c.create()
     assert c.format in TABLES and all(locate_tensor(c.format, key) for key in model.state_dict())
-    assert all(url.startswith('https://') for url in c.urls) and c.scale in ('half', 'imagenet')
+    assert all(url.startswith('https://') for url in c.urls) and c.scale in SCALES
     assert sum(other.file == c.file for other in CHECKPOINTS.values()) == 1
 
 

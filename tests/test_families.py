@@ -13,11 +13,12 @@ from PIL import Image
 from safetensors.torch import save_file
 from vit_course.attention_maps import attention_maps, position_similarity, relevance, rollout
 from vit_course.explorer import AttentionExplorer
-from vit_course.checkpoints import CheckpointError, load_checkpoint, save_checkpoint, save_npz
+from vit_course.checkpoints import CHECKPOINTS, CheckpointError, inspect_checkpoint, load_checkpoint, save_checkpoint, save_npz, verify_checkpoint
 from vit_course.patches import pair
 from vit_course.tools.capture import capture_attention, token_names
 from vit_course.tools.commands import vit_attention, vit_weights
 from vit_course.tools.families import FamilyConfig, FamilyViT, build_vit
+from vit_course.tools.hub import mean_and_std
 from vit_course.vit import ViTConfig, VisionTransformer, unwrap_model
 
 timm = pytest.importorskip('timm')
@@ -406,3 +407,67 @@ def test_commands_and_explorer(tmp_path, in_process, name, front):
     assert status == 0 and model.cfg.family in out and 'all finite' in out
     status, out, err = in_process(vit_weights, 'convert', 'b.safetensors', 'c.safetensors', '--img_size', '96')
     assert status == 0 and load_checkpoint(None, tmp_path/'c.safetensors').model.grid == (6, 6), err
+
+def test_a_place_among_texts_is_no_class(tmp_path, in_process):
+    "CLIP's projection has outputs and no classes; a classifier that was trained on top of it has some."
+    peer = timm_peer('vit_base_patch16_clip_224')
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path/'photo.png')
+    for bias in (0., 1.):
+        torch.nn.init.constant_(peer.head.bias, bias)
+        save_file(peer.state_dict(), tmp_path/'a.safetensors')
+        model = build(tmp_path/'a.safetensors', heads=4, act='gelu', pool='cls', scale='clip')[0].model
+        save_checkpoint(model, tmp_path/'b.safetensors', dict(scale='clip'))
+        status, out, err = in_process(vit_attention, 'b.safetensors', 'photo.png', '--out', 'out')
+        seen = json.loads((tmp_path/'out'/'attention.json').read_text())['images'][0]
+        record = AttentionExplorer(model, tmp_path/'photo.png').images[0]
+        assert status == 0 and ('prediction' in seen) == bool(bias) == ('class ' in out) == bool(record['classes']), err
+        status, out, err = in_process(vit_attention, 'b.safetensors', 'photo.png', '--out', 'out', '--method', 'relevance')
+        assert (status, 'place among texts' in err, err.count('\n')) == ((0, False, 0) if bias else (2, True, 1))
+
+
+# ------------------------------------------------------------------------- what can be fetched
+
+LATER = {n: c for n, c in CHECKPOINTS.items() if c.urls and c.urls[0].startswith('https://huggingface.co/timm/')}
+
+def hollow(path, state):
+    "A safetensors file with the names and shapes of a state dict, all zeros, which takes no room on the disk."
+    header, end = {}, 0
+    for k, v in state.items():
+        header[k] = dict(dtype='F32', shape=list(v.shape), data_offsets=[end, end := end + 4*v.numel()])
+    text = json.dumps(header).encode()
+    with open(path, 'wb') as f:
+        f.write(len(text).to_bytes(8, 'little') + text)
+        f.truncate(8 + len(text) + end)
+
+@pytest.mark.parametrize('name', LATER)
+def test_what_is_fetched_from_timm_is_timms_model(tmp_path, name, monkeypatch):
+    "The model under the address's name, with nothing assumed; its images are scaled as timm says."
+    monkeypatch.setenv('VIT_COURSE_CACHE', str(tmp_path))
+    known, address = LATER[name], LATER[name].urls[0].split('/')[4]
+    asked = timm.models.get_pretrained_cfg(address)
+    assert asked.hf_hub_id == f'timm/{address}' and asked.num_classes == known.num_classes
+    arch = address.split('.')[0].replace('clip_', 'clip_quickgelu_')      # as timm's note on these weights says
+    with torch.device('meta'): peer = timm.create_model(arch, num_classes=known.num_classes, img_size=known.img_size)
+    hollow(tmp_path/known.file, peer.state_dict())
+    report, expected = inspect_checkpoint(None, name), timm_facts(peer)
+    cfg = report.model.cfg
+    assert not report.assumed and cfg.heads == expected['heads'] and cfg.act == expected['act'] and cfg.norm_eps == expected['norm_eps']
+    with torch.device('meta'): model = known.create()
+    same = dict(layer_scale=None, img_size=pair(known.img_size), patch_size=pair(cfg.patch_size))   # where a scale began is in no file
+    assert not inspect_checkpoint(model, name).problems and replace(cfg, **same) == replace(model.cfg, **same)
+    mean, std = mean_and_std(report.scale)
+    for a, b in ((mean, asked.mean), (std, asked.std)): assert np.allclose(np.broadcast_to(a, 3), b, atol=1e-4)
+
+def test_a_fetched_file_is_known_by_its_name(tmp_path, monkeypatch):
+    "Nothing is assumed of it, and its features are timm's."
+    monkeypatch.setenv('VIT_COURSE_CACHE', str(tmp_path))
+    torch.manual_seed(0)
+    peer = shake(timm.create_model('vit_small_patch16_dinov3', num_classes=0, img_size=224, global_pool='avg'), std=.02)
+    save_file(peer.state_dict(), tmp_path/CHECKPOINTS['dinov3-ViT-S_16'].file)
+    report, heard = build('dinov3-ViT-S_16')
+    verify_checkpoint('dinov3-ViT-S_16')
+    assert not heard and not report.assumed and report.scale == 'imagenet' and report.model.cfg.family == 'DINOv3'
+    x = images(report.model, 1)
+    with torch.no_grad(): assert relative(report.model.eval()(x), peer(x)) < 1e-5
+    save_file({k: v[:-1] if k == 'norm.weight' else v for k, v in peer.state_dict().items()}, tmp_path/CHECKPOINTS['dinov3-ViT-S_16'].file)
+    with pytest.raises(CheckpointError): verify_checkpoint('dinov3-ViT-S_16')

@@ -20,6 +20,7 @@ from .patches import pair
 from .tools.capture import capture_attention, evaluating, token_names
 from .tools.explorer_page import (NamedBytes, encode_photo, encode_pixels,
                                             explorer_page, still)
+from .tools.families import gives_classes
 from .tools.live_page import SITE, live_page
 from .vit import unwrap_model
 
@@ -122,7 +123,7 @@ def image_record(
     else:
         q, k, steps = pack_scores(*(t.flatten(0, 2).cpu().numpy() for t in (q, k)))
         made |= dict(q=q.tobytes(), k=k.tobytes(), steps=steps.tolist())
-    if cfg.num_classes:
+    if gives_classes(vit):
         best = logits[0].float().softmax(-1).topk(min(5, cfg.num_classes))
         made['classes'] = [dict(id=i, name=str(classes[i] if classes else i), p=p)
                            for p, i in zip(best.values.tolist(), best.indices.tolist())]

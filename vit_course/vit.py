@@ -227,10 +227,11 @@ def count_parameters(model:nn.Module)->int:
 # %% ../nbs/04_vit.ipynb #e066366e
 def count_flops(cfg:ViTConfig)->int:
     """Floating-point operations of one image's forward pass, two for a multiply-add;
-    norms, activations and softmax not counted. ValueError for a hybrid."""
-    if cfg.hybrid:
-        raise ValueError("count_flops knows no ResNet stem: "
-                         "it counts plain Vision Transformers")
+    norms, activations and softmax not counted. ValueError for a hybrid, and for models
+    of `tools.families`."""
+    if cfg.hybrid or type(cfg) is not ViTConfig:
+        raise ValueError("count_flops knows no ResNet stem and no later family: for "
+                         "those, take torch.utils.flop_counter")
     (h, w), (ph, pw), D = cfg.grid, pair(cfg.patch_size), cfg.dim
     N, T = h*w, h*w + 1 + cfg.registers
     block = 2*T*(4*D*D + 2*D*cfg.mlp_dim) + 4*T*T*D

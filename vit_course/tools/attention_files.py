@@ -22,7 +22,7 @@ from ..explorer import AttentionExplorer
 from .live_page import live_page
 from ..patches import pair
 from .capture import capture_attention, check_head, choose_layers, evaluating
-from .families import build_vit
+from .families import build_vit, gives_classes
 from ..vit import unwrap_model
 
 # %% ../../nbs/tools/attention_files.ipynb #0b14125a
@@ -84,6 +84,9 @@ def examine(
     L, H, p = vit.cfg.depth, vit.cfg.heads, vit.n_prefix
     layer = choose_layers(layer, L)[0]
     if head is not None: check_head(head, H)
+    if method == 'relevance' and vit.cfg.num_classes and not gives_classes(vit):
+        raise ValueError("relevance asks about a class, and this head gives a place among texts: "
+                         "look at rollout")
     figures, rows, R = dict(entropy=[], prefix_mass=[], distance=[]), [], None
     with evaluating(model), torch.no_grad(), capture_attention(model) as cap: out = model(x)
     for A in cap: # (1,H,T,T)
@@ -98,7 +101,7 @@ def examine(
     else:
         maps = R if method == 'rollout' else relevance(model, x, target)
         row = _query_rows(maps, vit, query)[0]
-    if vit.cfg.num_classes:
+    if gives_classes(vit):
         best = out[0].float().softmax(0).topk(min(5, vit.cfg.num_classes))
         figures['prediction'] = [{'class': c, 'probability': p}
                                  for p, c in zip(*map(torch.Tensor.tolist, best))]

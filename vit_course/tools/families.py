@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['POOLS', 'NORMS', 'BIASES', 'QuickGELU', 'SwiGLU', 'FamilyConfig', 'rotary_table', 'Rotary', 'NormedLinear',
-           'QueryValueBias', 'AttentionPool', 'FamilyBlock', 'FamilyViT', 'build_vit']
+           'QueryValueBias', 'AttentionPool', 'FamilyBlock', 'FamilyViT', 'build_vit', 'gives_classes']
 
 # %% ../../nbs/tools/families.ipynb #fam00005
 import math
@@ -235,3 +235,12 @@ class FamilyViT(VisionTransformer):
 def build_vit(cfg:ViTConfig)->VisionTransformer: # of this course, or of a family
     "The model that a config describes, with fresh weights."
     return FamilyViT(cfg) if isinstance(cfg, FamilyConfig) else VisionTransformer(cfg)
+
+_TEXTS = 'CLIP', 'Perception Encoder'   # families that were trained on images and their captions
+
+def gives_classes(model:VisionTransformer)->bool:
+    """Are a model's outputs the logits of classes? Not of one without a head, and not CLIP's, which
+    are a place among texts: such a projection has no bias, or, in timm's files, zeros."""
+    bias = getattr(model.head, 'bias', None)
+    placed = getattr(model.cfg, 'family', '') in _TEXTS and (bias is None or not bias.any())
+    return bool(model.cfg.num_classes) and not placed

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 from ..patches import pair
-from .families import FamilyConfig
+from .families import FamilyConfig, build_vit
 from .family_files import recognise_family
 from .load_plan import LoadReport, check_numbers, plan_for, require_fit
 from .weight_config import (HIDDEN, SCALES, check_said, gather, mean_and_std,
@@ -37,19 +37,24 @@ class Checkpoint:
     num_classes: int     # outputs of its head, 0 for none
     size: int = None     # bytes, where known or predicted
     sha256: str = None   # of the file, or the beginning of it, where known
-    options: dict = field(default_factory=dict)  # further fields of `ViTConfig`
-    scale: str = 'half'  # of images: 'half' (to [-1, 1]) or 'imagenet' (its mean and deviation)
+    options: dict = field(default_factory=dict)  # further fields of `ViTConfig`, or `FamilyConfig`
+    scale: str = 'half'  # of images, a name in `SCALES`
 
     def create(self, **kwargs): # fields of `ViTConfig`
         "A fresh model of this kind."
         kw = dict(img_size=self.img_size, num_classes=self.num_classes) | self.options | kwargs
-        return create_vit(self.model_type, **kw)
+        if 'family' not in kw: return create_vit(self.model_type, **kw)
+        return build_vit(FamilyConfig(**vars(CONFIGS[self.model_type]) | kw))
 
 # %% ../../nbs/tools/hub.ipynb #78c3ff22
 _1k, _21k, _augreg = 'imagenet21k+imagenet2012', 'imagenet21k', 'augreg'
 _dinov2 = 'https://dl.fbaipublicfiles.com/dinov2/dinov2_vits14'
 _torchvision, _hf = 'https://download.pytorch.org/models', 'https://huggingface.co'
-_timm = f'{_hf}/timm/vit_base_patch16_224.augreg2_in21k_ft_in1k'
+_dinov3 = dict(family='DINOv3', registers=4, layer_scale=1e-5, pos_embed='none', pos_rows=0,
+               no_bias=('qkv',), rope=('centred', 100.), norm_eps=1e-5, pool='mean')
+_clip = dict(family='CLIP', norms=('pre', 'final'), no_bias=('patch',), act='quick_gelu',
+             norm_eps=1e-5)
+_siglip = dict(family='SigLIP', tokens=(), pos_rows=0, pool='map')
 _Ti, _S, _B = (f'{name}-wd_{wd}-do_0.0-sd_0.0--imagenet2012-steps_20k-lr_{lr}' for name, wd, lr in (
     ('Ti_16-i21k-300ep-lr_0.001-aug_none', 0.03, 0.03),
     ('S_16-i21k-300ep-lr_0.001-aug_light1', 0.03, 0.03),
@@ -67,6 +72,10 @@ def _other(url, *args, sha256=None, scale='imagenet', **options):
     file = Path(url).suffix
     return lambda name: Checkpoint(name + file, (url,), *args, sha256=sha256, scale=scale,
                                    options=options)
+
+def _timm(name, *args, scale='half', **options):
+    return _other(f'{_hf}/timm/{name}/resolve/main/model.safetensors', 'timm', *args, scale=scale,
+                  **options)
 
 def _ours(*args, **kwargs):
     return lambda name: Checkpoint(f'{name}.safetensors', (), 'vit_course', *args, **kwargs)
@@ -111,8 +120,17 @@ CHECKPOINTS = {name: make(name) for name, make in {
                                        'ViT-B_32', 224, 1000, sha256='d86f8d99'),
     'hf-ViT-B_16-224': _other(f'{_hf}/google/vit-base-patch16-224/resolve/main/model.safetensors',
                               'hf', 'ViT-B_16', 224, 1000, scale='half', norm_eps=1e-12),
-    'timm-ViT-B_16-224': _other(f'{_timm}/resolve/main/model.safetensors', 'timm', 'ViT-B_16', 224,
-                                1000, scale='half'),
+    'timm-ViT-B_16-224': _timm('vit_base_patch16_224.augreg2_in21k_ft_in1k', 'ViT-B_16', 224, 1000),
+    # later families, as timm publishes them: without gates, each under its authors' licence
+    'dinov3-ViT-S_16': _timm('vit_small_patch16_dinov3.lvd1689m', 'ViT-S_16', 224, 0,
+                             scale='imagenet', **_dinov3),
+    'dinov3-ViT-B_16': _timm('vit_base_patch16_dinov3.lvd1689m', 'ViT-B_16', 224, 0,
+                             scale='imagenet', **_dinov3),
+    'clip-ViT-B_16': _timm('vit_base_patch16_clip_224.openai', 'ViT-B_16', 224, 512,
+                           scale='clip', **_clip),
+    'clip-ViT-B_32': _timm('vit_base_patch32_clip_224.openai', 'ViT-B_32', 224, 512,
+                           scale='clip', **_clip),
+    'siglip-ViT-B_16': _timm('vit_base_patch16_siglip_224.webli', 'ViT-B_16', 224, 0, **_siglip),
     # trained by `benchmarks/tiny.py`; the .json beside the file says how, and how well it does
     'vit-tiny-4-cifar10': _ours('ViT-tiny_4', 32, 10, 5_399_092,
         '4bd71253e9404e738442d1d8e3db56a50518c033ae75ffd1207f5e326bb84ef4'),
@@ -381,7 +399,9 @@ def _list():
         print(f"{name:{width}}  {megabytes:>6}  {c.model_type:12}  {c.img_size:6}  "
               f"{c.num_classes:7}  {here}")
     print(f"\n~ is a predicted size. The cache folder is {cache_dir()} "
-          "(set VIT_COURSE_CACHE to move it).")
+          "(set VIT_COURSE_CACHE to move it).\nAny other file or folder works as well, such as "
+          "those behind a gate:\n  hf download facebook/dinov3-vits16-pretrain-lvd1689m "
+          "--local-dir dinov3\n  vit_weights verify dinov3")
 
 def _verify(source, **said):
     report = verify_checkpoint(source, **said)
