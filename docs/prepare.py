@@ -189,6 +189,15 @@ def words_for_figures(nb):
             if '<img' in shown: out['data']['text/html'] = re.sub(r'<img(?![^>]*\balt=)', lambda m: f'<img alt="{html.escape(alt)}"', shown)
 
 
+def plain_signatures(nb):
+    "In what `show_doc` gives, links do not work within code, and nbdev's italics end with the first line of a paragraph: both go."
+    for out in (o for cell in nb['cells'] for o in cell.get('outputs', [])):
+        shown = ''.join(out.get('data', {}).get('text/markdown', ''))
+        if '```python' not in shown: continue
+        shown = re.sub(r'```python\n.*?```', lambda m: re.sub(r'\[(`[^`]+`)\]\([^)]*\)', r'\1', m[0]), shown, flags=re.S)
+        out['data']['text/markdown'] = re.sub(r'^\*([^*\n]+)\*(?=\n\S)', r'\1', shown, flags=re.M)
+
+
 def tidy(nb):
     "Drop marks of solutions, outputs that are only a style sheet, and cells of which nothing is left."
     for cell in nb['cells']:
@@ -329,5 +338,5 @@ if __name__ == '__main__':
     titles = {name: numbered(name, front_matter(nb)['title']) for name, nb in read.items()}
     for name, nb in read.items():
         solved = solutions(root/'nbs'/name)
-        show_once(nb, solved); fold(nb, solved, folded(root/'nbs'/name)); words_for_figures(nb); tidy(nb); add_links(nb, name, titles)
+        show_once(nb, solved); fold(nb, solved, folded(root/'nbs'/name)); words_for_figures(nb); plain_signatures(nb); tidy(nb); add_links(nb, name, titles)
         (site/name).write_text(own_links(json.dumps(nb, ensure_ascii=False), name), encoding='utf-8')

@@ -37,7 +37,7 @@ class Checkpoint:
     num_classes: int     # outputs of its head, 0 for none
     size: int = None     # bytes, where known or predicted
     sha256: str = None   # of the file, or the beginning of it, where known
-    options: dict = field(default_factory=dict)  # further fields of `ViTConfig`, or `FamilyConfig`
+    options: dict = field(default_factory=dict)  # further fields of its config
     scale: str = 'half'  # of images, a name in `SCALES`
 
     def create(self, **kwargs): # fields of `ViTConfig`
