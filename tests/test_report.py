@@ -1,5 +1,5 @@
 "`vit_report`: from run folders to a PDF, what it says when something is missing, and answers that would rather be programs."
-import base64, io, json, os, random, re, runpy, shutil, sys, time
+import base64, io, json, os, random, re, runpy, shutil, sys, time, unicodedata
 
 import nbformat, pypdf, pytest
 from conftest import ROOT
@@ -12,8 +12,8 @@ from vit_course.tools.commands import vit_report
 from vit_course.tools.report_notebook import (PLACEHOLDER, QUESTIONS, answered, check_lastname, execute,
                                               sections)
 from vit_course.tools.report_runs import Run, command_of, experiment_tables, find_runs
-from vit_course.tools.typesetting import (Figure, ReportError, Table, blocks_of, flatten, safe_image, scrub,
-                                          stringify, typeset, typst_source)
+from vit_course.tools.typesetting import (Figure, ReportError, Table, blocks_of, flatten, safe_image, say_unprinted, scrub,
+                                          stringify, typeset, typst_source, unprinted)
 from datetime import datetime, timezone
 
 DAY = datetime(2026, 1, 2, tzinfo=timezone.utc)
@@ -110,7 +110,7 @@ def test_help(capsys):
 def test_answers_study_and_an_old_pdf(home, quick, capsys):
     "A file with answers replaces those in the notebook; a study counts as experiments; a failure leaves the old PDF."
     shutil.rmtree(home/'output'/'sweep'); shutil.copytree(home/'output', home/'mine'); shutil.rmtree(home/'mine'/'run 1')
-    (home/'answers.md').write_text('# My answers\n\n' + '\n'.join(f'## {q.upper()}\n\nAnswer to it: é, 是, 3 < 4.\n' for q in QUESTIONS), encoding='utf-8')
+    (home/'answers.md').write_text('# My answers\n\n' + '\n'.join(f'## {q.upper()}\n\nAnswer to it: é, Ж, 3 < 4.\n' for q in QUESTIONS), encoding='utf-8')
     status, out, err = call(capsys, '--lastname', 'Núñez de la O', '--runs', 'mine', '--answers', 'answers.md')
     assert status == 0 and err == 'not complete: 1 experiment with settings of their own; the homework asks for at least three\n'
     pdf = home/'report'/'Núñez de la O_ViT.pdf'
@@ -197,6 +197,24 @@ def test_a_failing_cell(tmp_path):
 
 @pytest.mark.parametrize('name', ['Ada', 'Núñez', "O'Brien", '李', 'van der Berg', 'x'*80])
 def test_good_names(name): assert check_lastname(f' {name} ') == name
+
+
+NAMES = ['Núñez', 'Nu\u0301ñez', 'Đặng Thị', 'Ångström', 'Łukasz', 'Çağrı', 'İbrahim', 'Þórdís', 'Sørensen', 'Dvořák', 'Ţepeş', 'O’Brien', 'Жуков', 'Παπαδόπουλος', 'ẞ']
+
+@pytest.mark.parametrize('name', NAMES)
+def test_names_are_in_the_text_of_the_pdf(name):
+    def close(text): return unicodedata.normalize('NFKC', text).replace(' ', '')
+    assert unprinted(name) == [] and close(name) in close(text_of(typeset(typst_source([]), {}, name, DAY)))
+
+def test_what_no_font_has_is_said(home, quick, capsys):
+    "Whatever fonts this machine has, none has these two; they may be in the name, or in an answer."
+    nobody, private = '\U0001fffe', '\U0010fffd'
+    assert unprinted(f'a {nobody} b {private} é\u200b\xad\xa0') == [nobody, private]
+    assert [line.split(' that')[0] for line in say_unprinted(nobody + private)] == ['2 characters'] and say_unprinted('é') == []
+    (home/'answers.md').write_text(f'## {next(iter(QUESTIONS))}\n\nA word: {nobody}.\n', encoding='utf-8')
+    status, out, err = call(capsys, '--lastname', 'Ada', '--answers', 'answers.md')
+    assert status == 0 and 'not complete: 1 character that no font of this machine has (Unnamed: U+1FFFE)' in err
+    assert 'no font of this machine' in text_of((home/'report'/'Ada_ViT.pdf').read_bytes())
 
 
 @pytest.mark.parametrize('name', ['', '.', '..', '.Ada', 'a/b', 'a\\b', 'a:b', 'a\x00b', 'a*', 'x'*81])

@@ -29,8 +29,9 @@ from .tools.report_notebook import (QUESTIONS, answered, check_lastname,
     check_tools, execute, put_answers, read_answers, read_notebook, sections)
 from .tools.report_runs import (Run, appendix, command_of, confusion_figure,
     experiment_tables, find_runs, plot_curves, read_run, read_study, show_study)
-from .tools.typesetting import (LINES, STYLE, WIDTH, Code, Figure, Table,
-    ReportError, blocks_of, escape, flatten, scrub, show_count, typeset, typst_source)
+from vit_course.tools.typesetting import (LINES, STYLE, WIDTH, Code, Figure, Table,
+    ReportError, blocks_of, escape, flatten, say_unprinted, scrub, show_count, typeset,
+    typst_source)
 from .vit import (CONFIGS, ViTConfig, VisionTransformer, count_flops,
                             count_parameters)
 # the notebook of a report has them from here
@@ -149,6 +150,8 @@ def attention_figures(run:Run, images:str|Path=None)->list[Figure]:
     report = load_checkpoint(None, source := run.path/'best.safetensors')
     model, scale = report.model, scale_of(source, report)
     grid, n, figures = model.grid, model.n_prefix, []
+    how = ("What the class token looks at, each map on its own colour scale up to its "
+           "98th percentile, its largest weight above it. ")
     if pair(model.cfg.img_size) != pair(vit_config(run).img_size):
         raise ReportError(f"run {run.name}: best.safetensors is of another model "
                           "than config.json says")
@@ -159,20 +162,19 @@ def attention_figures(run:Run, images:str|Path=None)->list[Figure]:
         if not figures: figures.append(_procedure(name, image, weights, grid, n))
         L, _, H = weights.shape[:3]
         with plt.rc_context(STYLE):
-            wide = min(WIDTH, 1.2 + .55*H)
-            high = 1.3 + (wide - 1.2)*L*(grid[0]/grid[1] + .2)/H
+            wide = min(WIDTH, 1.2 + .45*H)
+            high = .9 + (wide - 1.2)*L*(grid[0]/grid[1] + .2)/H
             fig = plt.figure(figsize=(wide, min(8.4, high)), layout='constrained')
             show_heads(weights[:, 0], grid, n, fig=fig)
+            fig.axes[0].set_title('')     # the caption says it
         k = predicted.argmax().item()
         name_of = escape(report.classes[k]) if report.classes else f"class {k}"
         kept = 100*prefix_mass(weights[:, 0, :, 0], n).mean()
         figures.append(Figure(fig,
             f"Every head on {escape(name)} (prediction: {name_of}, "
             f"probability {predicted[k]:.2f}). "
-            "What the class token looks at, each map on its own colour scale up to "
-            "its 98th percentile, its largest weight above it; on average "
-            f"{kept:.0f} % of the attention stays on tokens without a place in the "
-            "image."))
+            f"{'' if figures[1:] else how}On average {kept:.0f} % of the attention "
+            "stays on tokens without a place in the image."))
     return figures
 
 # %% ../nbs/12_report.ipynb #b629e7d2
@@ -238,6 +240,7 @@ def build_report(lastname:str,   # the PDF is <out>/<lastname>_ViT.pdf
         blocks = put_answers(blocks, given, Path(answers).name)
         shown, problems = shown | more, problems + trouble
     lacks = missing(blocks, found, trials) + wrong + problems
+    lacks += say_unprinted(lastname + json.dumps(blocks, ensure_ascii=False))
     lacks = [''.join(c if c.isprintable() else ' ' for c in m) for m in lacks]
     date = max((r.finished for r in found), default=datetime.now(timezone.utc))
     source = typst_source(blocks, lacks)

@@ -79,7 +79,7 @@ def check_lastname(lastname:str)->str:
 def check_tools():
     "ReportError when something that makes the PDF is not installed."
     try:
-        import nbclient, ipykernel, pypandoc, typst # noqa: F401
+        import nbclient, ipykernel, pypandoc, pypdf, typst # noqa: F401
         pypandoc.get_pandoc_version()
     except (ImportError, OSError) as e:
         name = getattr(e, 'name', None) or 'pandoc'

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['WIDTH', 'STYLE', 'LINES', 'PANDOC_TIMEOUT', 'ReportError', 'escape', 'Code', 'Table', 'show_count', 'Figure',
            'pandoc', 'blocks_of', 'fenced', 'flatten', 'walk', 'stringify', 'scrub', 'safe_image', 'typst_source',
-           'typeset']
+           'typeset', 'unprinted', 'say_unprinted']
 
 # %% ../../nbs/tools/typesetting.ipynb #fa5ee199
-import base64, hashlib, html, io, json, re, subprocess, tempfile
+import base64, hashlib, html, io, json, re, subprocess, tempfile, unicodedata
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
@@ -320,3 +320,22 @@ def typeset(source:str,             # Typst
                                  timestamp=int(date.timestamp()), **kw)
         except typst.TypstError as e:
             raise ReportError(f"Typst refuses the text: {_one_line(str(e))}") from None
+
+# %% ../../nbs/tools/typesetting.ipynb #42bac4e4
+def unprinted(text:str)->list[str]: # the characters of it that no font of this machine has
+    "What would be an empty box on the page."
+    import pypdf, typst
+    drawn = {c for c in text if unicodedata.category(c) not in ('Cc', 'Cf', 'Cs', 'Zs', 'Zl', 'Zp')}
+    asked = sorted(c for c in drawn if ord(c) > 127)
+    pages = '#pagebreak()'.join(f'#text("\\u{{{ord(c):x}}}")' for c in asked)
+    if not asked: return []
+    read = pypdf.PdfReader(io.BytesIO(typst.compile(pages.encode()))).pages
+    return [c for c, page in zip(asked, read, strict=True) if '\0' in page.extract_text()]
+
+def say_unprinted(text:str)->list[str]: # a line, or none
+    "`unprinted` for the list of what is not complete."
+    if not (found := unprinted(text)): return []
+    scripts = dict.fromkeys(unicodedata.name(c, 'unnamed').split()[0].title() for c in found)
+    codes = ', '.join(f'U+{ord(c):04X}' for c in found[:6]) + ' ...'*(len(found) > 6)
+    return [f"{len(found)} character{'s'*(len(found) > 1)} that no font of this machine has "
+            f"({', '.join(scripts)}: {codes}): install a font with them, such as Noto"]
