@@ -116,9 +116,9 @@ def is_check(cell):
 
 
 def is_drawing(cell):
-    "Is this a code cell of more than seven lines that draws a figure?"
+    "Is this a code cell of more than seven lines that draws a figure, and says nothing but its caption and alt text?"
     text = ''.join(cell['source'])
-    return (cell['cell_type'] == 'code' and '#| ' not in text and len(text.splitlines()) > 7 and bool(re.search(r'\b(plt|axe?s?|fig)\b\.?', text))
+    return (cell['cell_type'] == 'code' and not re.search(r'^#\| (?!fig-)', text, re.M) and code_lines(text) > 7 and bool(re.search(r'\b(plt|axe?s?|fig)\b\.?', text))
             and any('image/png' in o.get('data', {}) for o in cell['outputs']))
 
 

@@ -100,9 +100,9 @@ def _plan_head(file, model, head, report, steps, left):
     cfg, classes = model.cfg, (shape_of(file, 'head.weight') or (None,))[0]
     kept = head == 'keep' or head == 'auto' and classes == cfg.num_classes
     if cfg.num_classes and kept: return
-    why = f"the file has {classes or 'no'} classes" if head == 'auto' else "not wanted"
-    why += (f", the model {cfg.num_classes}: its head starts at zero" if cfg.num_classes
-            else ", the model has no head")
+    why = f"the file has {classes or 'no'} classes, the model {cfg.num_classes}"
+    if head == 'new': why = f"head='new' was asked for, {cfg.num_classes} classes"
+    why = f"{why}: its head starts at zero" if cfg.num_classes else "the model has no head"
     bias = shape_of(file, 'head.bias')
     if bias and classes is not None and bias != (classes,):
         text = f"has {classes} rows of weights, but biases of shape {bias}"
