@@ -86,7 +86,7 @@ def test_the_shipped_checkpoint_can_be_made(tmp_path):
         for kind in 'abcdefghij':
             (tmp_path/'data'/split/kind).mkdir(parents=True)
             for i in range(n): Image.new('RGB', (32, 32), (20*i, 25*ord(kind) % 256, 9*i)).save(tmp_path/'data'/split/kind/f'{i}.png')
-    args = ['--data_dir', 'data', '--num_steps', '4', '--eval_every', '2', '--train_batch_size', '8', '--half_the_patches', '--mixup', '0.2', '--device', 'cpu', '--out', '.']
+    args = ['--data_dir', 'data', '--num_steps', '4', '--eval_every', '2', '--train_batch_size', '8', '--half_the_patches', '--mixup', '0.2', '--no_bf16', '--device', 'cpu', '--out', '.']
     for again in (False, True):                                   # the second time it finds its run finished
         p = subprocess.run([sys.executable, str(ROOT/'benchmarks'/'tiny.py'), *args], cwd=tmp_path, capture_output=True, text=True)
         assert p.returncode == 0 and ('is finished' in p.stdout) == again, p.stderr
@@ -94,7 +94,7 @@ def test_the_shipped_checkpoint_can_be_made(tmp_path):
     assert card['classes'] == list('abcdefghij') and card['run']['steps'] == 4 == len(card['curve'])*2 and len(card['changed']) == 10
     from vit_course.checkpoints import load_checkpoint
     assert load_checkpoint(None, tmp_path/'vit-tiny-4-cifar10.safetensors').classes == card['classes']
-    args += ['--weights', 'vit-tiny-4-cifar10', '--no_bf16', '--output_dir', 'onward']      # begins with the one that ships
+    args += ['--weights', 'vit-tiny-4-cifar10', '--output_dir', 'onward']      # begins with the one that ships
     p = subprocess.run([sys.executable, str(ROOT/'benchmarks'/'tiny.py'), *args], cwd=tmp_path, capture_output=True, text=True)
     assert p.returncode == 0, p.stderr
     shipped, onward = (json.loads((folder/'vit-tiny-4-cifar10.json').read_text()) for folder in (ROOT/'vit_course', tmp_path))

@@ -282,7 +282,7 @@ def places():
     found = {}
     for row in re.findall(r'^\|(.*)\|$', sections('00_setup.ipynb')['the-homework'], re.M)[2:]:
         name, *_, where = (cell.strip() for cell in row.split('|'))
-        name = name or list(found)[-1]
+        name = re.sub(r' \([\d.]+\)$', '', name) or list(found)[-1]      # its points
         links = re.findall(r'\]\(([\w.]*)#([^)]+)\)', where)
         assert links and len(links) == where.count(']('), row
         found.setdefault(name, []).extend((file or '00_setup.ipynb', to) for file, to in links)
@@ -294,6 +294,8 @@ def test_each_section_of_the_homework_has_its_place_which_links_back():
     table = places()
     assert list(table) == HOMEWORK
     assert {re.sub('^Part ', '', name) for name in HOMEWORK[1:-1]} == {title if title.startswith('Bonus') else part for part, (title, _) in PARTS.items()}
+    points = dict(re.findall(r'^\| (?:Part )?(.+?) \(([\d.]+)\) \|', sections('00_setup.ipynb')['the-homework'], re.M))
+    assert {k: float(v) for k, v in points.items()} == {title if title.startswith('Bonus') else part: worth for part, (title, worth) in PARTS.items()}
     linked = {place: name for name, at in table.items() for place in at}
     for (file, to), name in linked.items():
         back = re.findall(r'^\*\[Homework,? (.+)\]\((.*)\)\*$', sections(file).get(to, ''), re.M)
