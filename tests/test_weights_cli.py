@@ -1,5 +1,5 @@
 "Fetching from servers that misbehave, all of them on this machine, and the command `vit_weights`."
-import hashlib, threading
+import hashlib, re, threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -205,6 +205,9 @@ def test_list(process, tmp_path):
     status, out, err = process('list')
     assert status == 0 and err == '' and str(tmp_path/'cache') in out
     for name in hub.CHECKPOINTS: assert name in out
+    rows = {line.split()[0]: line.split()[1] for line in out.splitlines()[1:len(hub.CHECKPOINTS) + 1]}
+    assert rows['vit-tiny-4-cifar10'] == '5' and rows['ViT-B_16-224'] == '~346' and rows['ViT-B_16-384'] == '348'
+    assert abs(int(rows['timm-ViT-B_16-224'][1:]) - 346) <= 1 and all(re.fullmatch(r'~?\d+', mb) for mb in rows.values())     # 4 bytes a parameter
 
 def test_fetch_offline_says_what_to_do(process, tmp_path):
     one_line(process('fetch', 'ViT-B_16-224'), 'https://storage.googleapis.com/vit_models/imagenet21k%2Bimagenet2012/ViT-B_16-224.npz',

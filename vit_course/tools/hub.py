@@ -23,7 +23,7 @@ from .load_plan import LoadReport, check_numbers, plan_for, require_fit
 from .weight_config import (HIDDEN, SCALES, check_said, gather, mean_and_std,
                                             say)
 from .weight_files import CheckpointError, open_checkpoint
-from ..vit import CONFIGS, create_vit
+from ..vit import CONFIGS, count_parameters, create_vit
 
 # %% ../../nbs/tools/hub.ipynb #2f18f62d
 @dataclass(frozen=True)
@@ -390,13 +390,17 @@ def _noted(report):
     parts += [f"{', '.join(facts)} ({who})" for who, facts in by.items()] + report.notes
     return ''.join(f'; {o}' for o in parts)
 
+def _megabytes(c):
+    "Of a checkpoint's file, with a ~ where it is predicted: four bytes a parameter."
+    if c.size: return f"{'' if c.sha256 else '~'}{c.size/1e6:.0f}"
+    with torch.device('meta'): return f'~{4*count_parameters(c.create())/1e6:.0f}'
+
 def _list():
     width = max(map(len, CHECKPOINTS))
     print(f"{'name':{width}}  {'MB':>6}  {'model':12}  pixels  classes  here")
     for name, c in CHECKPOINTS.items():
-        megabytes = f"{'' if c.sha256 else '~'}{c.size/1e6:.0f}" if c.size else '?'
         here = 'yes' if place_of(c).exists() else '-'
-        print(f"{name:{width}}  {megabytes:>6}  {c.model_type:12}  {c.img_size:6}  "
+        print(f"{name:{width}}  {_megabytes(c):>6}  {c.model_type:12}  {c.img_size:6}  "
               f"{c.num_classes:7}  {here}")
     print(f"\n~ is a predicted size. The cache folder is {cache_dir()} "
           "(set VIT_COURSE_CACHE to move it).\nAny other file or folder works as well, such as "
