@@ -103,6 +103,12 @@ def test_no_page_asks_anybody_or_complains(opened):
     assert not {name: m['complaints'] for name, m in opened.items() if m['complaints']}
 
 
+def test_signatures_are_plain(site):
+    "No Markdown is left in the code of a signature, where it would stand as it is."
+    code = {p.name: re.sub(r'<[^>]+>', '', ' '.join(re.findall(r'<pre.*?</pre>', p.read_text(encoding='utf-8'), re.S))) for p in site.rglob('*.html')}
+    assert 'def rollout(' in code['09_attention_maps.html'] and not {name for name, text in code.items() if re.search(r'\]\([\w./]*reference/\w+\.qmd', text)}
+
+
 def test_nothing_scrolls_sideways(opened):
     assert not {name: m['pixels'] for name, m in opened.items() if m['pixels'] > 360}
     assert not {name: m['wide']['scrolling'] for name, m in opened.items() if is_lesson(name) and m['wide']['scrolling']}

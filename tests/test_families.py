@@ -19,7 +19,7 @@ from vit_course.tools.capture import capture_attention, token_names
 from vit_course.tools.commands import vit_attention, vit_weights
 from vit_course.tools.families import FamilyConfig, FamilyViT, build_vit
 from vit_course.tools.hub import mean_and_std
-from vit_course.vit import ViTConfig, VisionTransformer, unwrap_model
+from vit_course.vit import ViTConfig, VisionTransformer, count_flops, unwrap_model
 
 timm = pytest.importorskip('timm')
 transformers = pytest.importorskip('transformers')
@@ -407,6 +407,11 @@ def test_commands_and_explorer(tmp_path, in_process, name, front):
     assert status == 0 and model.cfg.family in out and 'all finite' in out
     status, out, err = in_process(vit_weights, 'convert', 'b.safetensors', 'c.safetensors', '--img_size', '96')
     assert status == 0 and load_checkpoint(None, tmp_path/'c.safetensors').model.grid == (6, 6), err
+
+def test_flops_of_a_family_are_not_guessed():
+    sizes = dict(img_size=32, patch_size=8, dim=32, depth=2, heads=2, mlp_dim=64)
+    assert count_flops(ViTConfig(**sizes)) > 0
+    with pytest.raises(ValueError, match='flop_counter'): count_flops(FamilyConfig(**sizes))
 
 def test_a_place_among_texts_is_no_class(tmp_path, in_process):
     "CLIP's projection has outputs and no classes; a classifier that was trained on top of it has some."

@@ -29,9 +29,9 @@ from .tools.report_notebook import (QUESTIONS, answered, check_lastname,
     check_tools, execute, put_answers, read_answers, read_notebook, sections)
 from .tools.report_runs import (Run, appendix, command_of, confusion_figure,
     experiment_tables, find_runs, plot_curves, read_run, read_study, show_study)
-from vit_course.tools.typesetting import (LINES, STYLE, WIDTH, Code, Figure, Table,
-    ReportError, blocks_of, escape, flatten, say_unprinted, scrub, show_count, typeset,
-    typst_source)
+from .tools.typesetting import (LINES, STYLE, WIDTH, Code, Figure, Table,
+    ReportError, blocks_of, escape, flatten, scrub, show_count, typeset, typst_source)
+from .tools.typesetting import say_unprinted
 from .vit import (CONFIGS, ViTConfig, VisionTransformer, count_flops,
                             count_parameters)
 # the notebook of a report has them from here

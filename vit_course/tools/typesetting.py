@@ -327,8 +327,8 @@ def unprinted(text:str)->list[str]: # the characters of it that no font of this 
     import pypdf, typst
     drawn = {c for c in text if unicodedata.category(c) not in ('Cc', 'Cf', 'Cs', 'Zs', 'Zl', 'Zp')}
     asked = sorted(c for c in drawn if ord(c) > 127)
-    pages = '#pagebreak()'.join(f'#text("\\u{{{ord(c):x}}}")' for c in asked)
     if not asked: return []
+    pages = '#pagebreak()'.join(f'#text("\\u{{{ord(c):x}}}")' for c in asked)
     read = pypdf.PdfReader(io.BytesIO(typst.compile(pages.encode()))).pages
     return [c for c, page in zip(asked, read, strict=True) if '\0' in page.extract_text()]
 
