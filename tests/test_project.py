@@ -151,3 +151,23 @@ def test_readme_pictures_exist():
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
 def test_links_between_notebooks_lead_somewhere(path):
     for target in re.findall(r'\]\(([\w./-]+\.(?:ipynb|png))', path.read_text(encoding='utf-8')): assert (path.parent/target).exists(), target
+
+
+def raw_on_the_site(markdown):
+    "Folded text (hints, answers) with Markdown or formulas in it and no empty line above: it is set as it is typed."
+    for folded in re.findall(r'<details>(.*?)</details>', markdown, re.S):
+        _, _, text = folded.partition('</summary>')
+        if re.search(r'[`$*]|\]\(', re.sub(r'<code>.*?</code>', '', text, flags=re.S)) and not text.startswith('\n\n'): yield text.strip()
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_folded_text_is_set_as_markdown(path):
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    found = [text for c in cells if c['cell_type'] == 'markdown' for text in raw_on_the_site(''.join(c['source']))]
+    assert not found, 'an empty line is missing behind </summary>:\n' + '\n'.join(found)
+
+
+def test_raw_folded_text_is_found():
+    fold = '<details><summary>Hint: `a`</summary>{}</details>'.format
+    for text in ('\n$x$\n', '`x`', '\nsee [x](y)', '\n<code>x</code> and *y*\n'): assert list(raw_on_the_site(fold(text))) == [text.strip()]
+    for text in ('\nplain\n', '<code>a*b</code>', '\n\n$x$ and `x`\n\n'): assert not list(raw_on_the_site(fold('Hm.') + fold(text)))
