@@ -311,14 +311,14 @@ def families(results=root/'report'/'results'):
 
 
 LIVE = """import io, sys
-from PIL import Image
+from PIL import Image, ImageOps
 from skimage import data
 from vit_course.checkpoints import load_checkpoint
 from vit_course.tools.live_page import live_page
 report, examples = load_checkpoint(None, 'vit-tiny-4-cifar10'), {}
 for name in ('cat', 'rocket', 'coffee', 'astronaut'):
     file, image = io.BytesIO(), Image.fromarray(getattr(data, name)())
-    image.thumbnail((640, 640))
+    image = ImageOps.fit(image, [min(640, *image.size)]*2)          # the middle, as a square: the model was trained with squares
     image.save(file, 'JPEG', quality=85)
     examples[name] = file.getvalue()
 page = live_page(report.model, examples, report.classes, title='Explorer', site='')

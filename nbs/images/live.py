@@ -34,9 +34,9 @@ def act(film):
     film.page.mouse.move(700, 30)
     film.press('Paint')
     film.shoot(500)
-    film.move(2, 2)
+    film.move(3, 7)
     film.page.mouse.down()
-    for r, c in [(2, 2), (2, 3), (2, 4), (2, 5), (2, 6), (3, 6), (3, 5), (3, 4), (3, 3), (3, 2)]: film.move(r, c); film.shoot(200)
+    for r, c in [*((3, c) for c in range(7, 0, -1)), *((2, c) for c in range(1, 8))]: film.move(r, c); film.shoot(150)
     film.page.mouse.up()
     film.page.mouse.move(700, 30)
     film.shoot(1200)
@@ -57,7 +57,7 @@ def main():
     report = load_checkpoint(None, 'vit-tiny-4-cifar10')
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as p:
         path = Path(folder)/'live.html'
-        AttentionExplorer(report.model, {'a cat': data.cat()}, report.classes).save_live(path)
+        AttentionExplorer(report.model, {'a cat': data.cat()[:, 75:375]}, report.classes).save_live(path)
         browser = p.chromium.launch(executable_path=shutil.which('chromium'), args=['--no-sandbox'])
         page = browser.new_page(viewport=dict(width=1366, height=768), color_scheme='light')
         page.goto(path.as_uri())
