@@ -13,7 +13,9 @@ prolongs the run; one of 5/4 of the steps made begins the decay (a smaller one s
 have a checkpoint and still go on, copy RUNS first and let the copy decay.
 
 `--weights vit-tiny-4-cifar10` begins with the checkpoint that ships, where its run folder is gone: a new warm-up, a new
-order of images (`--seed`), the same images held out. The card says what came before, and counts all images."""
+order of images (`--seed`), the same images held out. The card says what came before, and counts all images. A peak rate of 3e-3
+undoes what it has learned, 1.5e-3 (with weight decay 0.1, mixup 0.2 and half of the patches) took it from 72 to 77 % in 92
+minutes of two processor cores with bfloat16, at 300 images/s with half of the patches and 170 with all (`--compile`)."""
 import argparse, hashlib, json, sys, tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
