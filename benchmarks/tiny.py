@@ -15,7 +15,7 @@ have a checkpoint and still go on, copy RUNS first and let the copy decay.
 `--weights vit-tiny-4-cifar10` begins with the checkpoint that ships, where its run folder is gone: a new warm-up, a new
 order of images (`--seed`), the same images held out. The card says what came before, and counts all images. A peak rate of 3e-3
 undoes what it has learned, 1.5e-3 (with weight decay 0.1, mixup 0.2 and half of the patches) took it from 72 to 77 % in 92
-minutes of two processor cores with bfloat16, at 300 images/s with half of the patches and 170 with all (`--compile`)."""
+minutes of two processor cores with bfloat16."""
 import argparse, hashlib, json, sys, tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -46,9 +46,8 @@ class Late(Callback):
         if self.training: self.model.drop.train(self.dls.train.step < self.until)     # where its hook looks
 
 
-def learner(cfg, half, compiled):
+def learner(cfg, half):
     learn = trial_learner(cfg)
-    if compiled: learn.model.encoder.compile(dynamic=False)
     return learn.add_cb(Late(decay_start(cfg.num_steps))) if half else learn
 
 
@@ -104,7 +103,6 @@ if __name__ == '__main__':
     p.add_argument('--label_smoothing', type=float, default=0.1); p.add_argument('--mixup', type=float, default=0.); p.add_argument('--drop_path', type=float, default=0.)
     p.add_argument('--weights', choices=[NAME], help='begin with the checkpoint that ships')
     p.add_argument('--no_bf16', dest='bf16', action='store_false', help='float32: faster where a processor has no bfloat16 of its own')
-    p.add_argument('--compile', action='store_true', help='torch.compile for the whole encoder: of small images, faster on a processor than block by block')
     p.add_argument('--half_the_patches', action='store_true', help='see half of the patches of each image, until the decay')
     p.add_argument('--seed', type=int, default=1); p.add_argument('--device'); p.add_argument('--output_dir', default='output'); p.add_argument('--out', type=Path, default=ROOT/'vit_course')
     args = p.parse_args()
@@ -114,9 +112,9 @@ if __name__ == '__main__':
                       **{k: getattr(args, k) for k in ('num_steps', 'train_batch_size', 'eval_every', 'learning_rate', 'weight_decay', 'min_area', 'seed', 'device', 'output_dir')})
     try:
         if args.minutes and not (Path(args.output_dir)/NAME).exists():
-            with tempfile.TemporaryDirectory() as folder: short = finetune(replace(cfg, num_steps=200, eval_every=200, output_dir=folder), progress=False, learner=lambda c: learner(c, False, args.compile))
+            with tempfile.TemporaryDirectory() as folder: short = finetune(replace(cfg, num_steps=200, eval_every=200, output_dir=folder), progress=False, learner=lambda c: learner(c, False))
             args.num_steps = max(1, int(60e3*args.minutes / short.ms_per_step) // args.eval_every) * args.eval_every
             cfg = replace(cfg, num_steps=args.num_steps)
-        result = finetune(cfg, learner=lambda c: learner(c, args.half_the_patches, args.compile))
+        result = finetune(cfg, learner=lambda c: learner(c, args.half_the_patches))
     except (ConfigError, DataError, Interrupted) as e: print(f'tiny.py: {e}', file=sys.stderr); sys.exit(2)
     ship(resolve_config(cfg), result, args)

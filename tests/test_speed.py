@@ -6,6 +6,7 @@ import pytest, torch
 from torch.utils._python_dispatch import TorchDispatchMode
 import vit_course.finetune as ft
 from vit_course.tools import device
+from vit_course.tools.sweep import run_sweep
 from fastai.callback.core import Callback
 from vit_course.data import ImageSet, TrainBatches
 from vit_course.finetune import FinetuneConfig, RunResult, finetune, get_learner
@@ -188,8 +189,8 @@ def test_what_bfloat16_would_gain_is_said(tmp_path, monkeypatch, capsys):
         else: monkeypatch.undo()
         name = f'{gain}{len(kw)}'
         finetune(FinetuneConfig(name, output_dir=tmp_path, set=dict(drop=0.1), **(SMALL | kw)), progress=False)
-        said = capsys.readouterr().err
-        if gain: assert ('note: --bf16 is about 1.7 times as fast here' in said) == (gain == 1.74 and not kw), said
+        said = capsys.readouterr().out                     # with the lines about the run: studies keep those to themselves
+        if gain: assert ('--bf16 is about 1.7 times as fast here' in said) == (gain == 1.74 and not kw), said
         weights[name] = torch.load(tmp_path/name/'last'/'state.pt', weights_only=True)['model']
     for k, v in weights['1.740'].items(): assert torch.equal(v, weights['None0'][k]), k     # measured, or not: the same run
 
@@ -202,3 +203,12 @@ def test_bf16_gain_leaves_all_as_it_was():
     assert 0 < gain < 100 and torch.equal(torch.get_rng_state(), rng) and not learn.model.training and learn.dls.train.step == 0
     assert all(p.grad is None for p in learn.model.parameters())
     for k, v in learn.model.state_dict().items(): assert torch.equal(v, before[k])
+
+
+def test_a_study_does_not_say_it_with_every_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.ops.mkldnn, '_is_mkldnn_bf16_supported', lambda: True)
+    monkeypatch.setattr('vit_course.tools.train.bf16_gain', lambda learn: measured.append(learn) or 1.74)
+    measured = []
+    run_sweep('x', {'num_steps': [1, 2]}, 1, dict(model_type='testing', device='cpu'), output_dir=tmp_path)
+    said = capsys.readouterr()
+    assert len(measured) == 2 and 'times as fast' not in said.out + said.err

@@ -196,7 +196,7 @@ def _announce(learn, cfg):
         try:
             with memory_errors(): gain = bf16_gain(learn)
         except torch.OutOfMemoryError: gain = 0.           # the first step will say what fits
-        if gain > 1.2: note(f"--bf16 is about {gain:.1f} times as fast here")
+        if gain > 1.2: print(f"--bf16 is about {gain:.1f} times as fast here", flush=True)
     if cfg.warmup_steps >= cfg.num_steps:
         note(f"the warm-up of {cfg.warmup_steps} steps is as long as the run; "
              "the learning rate never reaches its peak")
