@@ -21,7 +21,7 @@ def lanes(args):
     smoke, out = ['--smoke']*args.smoke, ['--out', args.out]
     few = ['--size', 'tiny'] if args.smoke else ['--size', 'gpu', '--num_steps', '4000', '--seeds', '3', '--jobs', '6', '--dataset', 'folder', '--data_dir', args.data_dir]
     tiny = (['--num_steps', '4', '--eval_every', '2', '--train_batch_size', '8', '--device', 'cpu'] if args.smoke else
-            ['--minutes', '8.3', '--train_batch_size', '512', '--mixup', '0.5', '--drop_path', '0.1', '--weight_decay', '0.1'])
+            ['--minutes', '8.3', '--train_batch_size', '512', '--cutmix', '1', '--trivial_augment', '32', '--min_area', '0.5', '--drop_path', '0.1', '--weight_decay', '0.1'])
     return {1: [[(f'gpu {part}', ['gpu.py', '--part', *part.split(), *smoke, *out]) for part in SPEED]],
             2: [[('tiny', ['tiny.py', *tiny, *data, *out, '--output_dir', f'{args.out}/tiny'])],
                 [(f'study {s}', ['studies.py', s, '--output_dir', f'{args.out}/studies', *out, *few]) for s in STUDIES]],

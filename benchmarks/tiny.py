@@ -23,6 +23,8 @@ from pathlib import Path
 import torch
 from common import ROOT, table, write_result
 from fastai.callback.core import Callback
+from fastai.callback.mixup import CutMix
+from torchvision.transforms.v2 import TrivialAugmentWide
 from vit_course.checkpoints import load_checkpoint, save_checkpoint
 from vit_course.data import Batches, DataError
 from vit_course.finetune import finetune
@@ -46,9 +48,24 @@ class Late(Callback):
         if self.training: self.model.drop.train(self.dls.train.step < self.until)     # where its hook looks
 
 
-def learner(cfg, half):
+class TrivialAugment(Callback):
+    "torchvision's `TrivialAugmentWide` for the training images: one operation and strength for `together` images at a time."
+    order, run_valid = -20, False                                          # before images are mixed
+    def __init__(self, together): self.together, self.change = together, TrivialAugmentWide()
+    def before_batch(self):
+        mean, std = (t.to(self.x.device) for t in (self.dls.train.mean, self.dls.train.std))
+        pixels = ((self.x*std + mean)*255).round().clamp(0, 255).to(torch.uint8)
+        pixels = torch.cat([self.change(part) for part in pixels.split(self.together)])
+        self.learn.xb = ((pixels.float()/255 - mean)/std,)
+
+
+def learner(cfg, args, half):
+    "The run of `cfg`, with the augmentation that the arguments ask for."
     learn = trial_learner(cfg)
-    return learn.add_cb(Late(decay_start(cfg.num_steps))) if half else learn
+    if args.trivial_augment: learn.add_cb(TrivialAugment(args.trivial_augment))
+    if args.cutmix: learn.add_cb(CutMix(args.cutmix))
+    if half: learn.add_cb(Late(decay_start(cfg.num_steps)))
+    return learn
 
 
 @torch.no_grad()
@@ -78,8 +95,8 @@ def ship(cfg, result, args):
     shipped = create_vit('ViT-tiny_4', **cfg.set)
     load_checkpoint(shipped, path)                                         # from here on, what a user has: float16 weights in a float32 model
     valid, test = (dl.to('cpu') for dl in (dls.valid, dls.test))
-    on_test = examine(shipped, test, classes)
-    some = Batches(test.dataset[torch.arange(0, len(test.dataset), 4)], 500, test.size, classes)      # a quarter is enough for differences of several points
+    def part(data, n): return Batches(data[torch.arange(0, len(data), n)], 500, test.size, classes)   # every n-th image, as it is
+    on_test, learned, some = examine(shipped, test, classes), part(dls.train.dataset, 10), part(test.dataset, 4)       # a quarter is enough for differences of several points
     changed = [dict(kind=kind, amount=amount, accuracy=examine(shipped, some, classes, lambda x: perturb(x, kind, amount) if amount else x)['accuracy'])
                for kind, amounts in CHANGES.items() for amount in amounts]
     head, *rows = (line.split(',') for line in (folder/'metrics.csv').read_text().splitlines())
@@ -89,7 +106,8 @@ def ship(cfg, result, args):
     write_result(path.with_suffix('.json'), model=NAME, model_type='ViT-tiny_4', parameters=count_parameters(shipped), classes=classes, data=args.data_name,
                  bytes=path.stat().st_size, sha256=hashlib.sha256(path.read_bytes()).hexdigest(), train_images=len(dls.train.dataset), valid_images=len(valid.dataset),
                  test_images=len(test.dataset), steps_with_half_of_the_patches=decay_start(cfg.num_steps)*args.half_the_patches,
-                 valid_accuracy=examine(shipped, valid, classes)['accuracy'], test=on_test, changed=changed, changed_images=len(some.dataset), settings=settings, run=asdict(result),
+                 train_accuracy=examine(shipped, learned, classes)['accuracy'], valid_accuracy=examine(shipped, valid, classes)['accuracy'], test=on_test,
+                 changed=changed, changed_images=len(some.dataset), settings=settings, run=asdict(result),
                  earlier=before, images=result.images + sum(run['images'] for run in before),
                  curve=[dict(zip(head, map(float, row))) for row in rows])
 
@@ -100,7 +118,10 @@ if __name__ == '__main__':
     p.add_argument('--num_steps', type=int, default=50_000); p.add_argument('--minutes', type=float, help='choose --num_steps for so many minutes, by the speed of a short run')
     p.add_argument('--train_batch_size', type=int, default=256); p.add_argument('--eval_every', type=int, default=1000)
     p.add_argument('--learning_rate', type=float, default=3e-3); p.add_argument('--weight_decay', type=float, default=0.05); p.add_argument('--min_area', type=float, default=0.35)
-    p.add_argument('--label_smoothing', type=float, default=0.1); p.add_argument('--mixup', type=float, default=0.); p.add_argument('--drop_path', type=float, default=0.)
+    p.add_argument('--label_smoothing', type=float, default=0.1)
+    mix = p.add_mutually_exclusive_group(); mix.add_argument('--mixup', type=float, default=0.); mix.add_argument('--cutmix', type=float, default=0., help='of fastai: alpha of its Beta distribution')
+    p.add_argument('--trivial_augment', type=int, default=0, metavar='N', help="torchvision's TrivialAugmentWide, one operation for N images (small N: more variety; large N: faster on a GPU)")
+    p.add_argument('--drop_path', type=float, default=0.)
     p.add_argument('--weights', choices=[NAME], help='begin with the checkpoint that ships')
     p.add_argument('--no_bf16', dest='bf16', action='store_false', help='float32: faster where a processor has no bfloat16 of its own')
     p.add_argument('--half_the_patches', action='store_true', help='see half of the patches of each image, until the decay')
@@ -112,9 +133,9 @@ if __name__ == '__main__':
                       **{k: getattr(args, k) for k in ('num_steps', 'train_batch_size', 'eval_every', 'learning_rate', 'weight_decay', 'min_area', 'seed', 'device', 'output_dir')})
     try:
         if args.minutes and not (Path(args.output_dir)/NAME).exists():
-            with tempfile.TemporaryDirectory() as folder: short = finetune(replace(cfg, num_steps=200, eval_every=200, output_dir=folder), progress=False, learner=lambda c: learner(c, False))
+            with tempfile.TemporaryDirectory() as folder: short = finetune(replace(cfg, num_steps=200, eval_every=200, output_dir=folder), progress=False, learner=lambda c: learner(c, args, False))
             args.num_steps = max(1, int(60e3*args.minutes / short.ms_per_step) // args.eval_every) * args.eval_every
             cfg = replace(cfg, num_steps=args.num_steps)
-        result = finetune(cfg, learner=lambda c: learner(c, args.half_the_patches))
+        result = finetune(cfg, learner=lambda c: learner(c, args, args.half_the_patches))
     except (ConfigError, DataError, Interrupted) as e: print(f'tiny.py: {e}', file=sys.stderr); sys.exit(2)
     ship(resolve_config(cfg), result, args)
