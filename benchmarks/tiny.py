@@ -82,8 +82,9 @@ def earlier(args):
     "What the card says of the runs whose weights this one began with, the oldest first."
     if not args.weights: return []
     card = json.loads((ROOT/'vit_course'/f'{args.weights}.json').read_text())
-    kept = 'sha256', 'date', 'commit', 'command', 'settings'
-    return card.get('earlier', []) + [dict({k: card[k] for k in kept}, images=card['run']['images'], test_accuracy=card['test']['accuracy'])]
+    kept, last = ('sha256', 'date', 'commit', 'command', 'settings', 'train_accuracy', 'valid_accuracy'), card['curve'][-1]
+    return card.get('earlier', []) + [dict({k: card[k] for k in kept}, images=card['run']['images'], test_accuracy=card['test']['accuracy'],
+                                           train_loss=last['train_loss'], valid_loss=last['valid_loss'])]
 
 
 def ship(cfg, result, args):
