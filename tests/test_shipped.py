@@ -77,7 +77,7 @@ def test_trained_runs_name_their_classes(tmp_path):
 
 
 def test_sees_a_cat(in_process):
-    Image.fromarray(data.cat()[:, 75:375]).save('cat.png')
+    Image.fromarray(data.cat()[:, 125:425]).save('cat.png')
     status, out, err = in_process(vit_attention, NAME, 'cat.png', '--html')
     assert status == 0 and out.startswith('cat: cat ('), out + err
     found = json.loads(open('attention/attention.json').read())['images'][0]['prediction']
@@ -86,7 +86,7 @@ def test_sees_a_cat(in_process):
 
 
 def test_classes_by_name(in_process):
-    Image.fromarray(data.cat()[:, 75:375]).save('cat.png')
+    Image.fromarray(data.cat()[:, 125:425]).save('cat.png')
     maps = []
     for target in ('cat', '3', 'ship'):
         assert in_process(vit_attention, NAME, 'cat.png', '--method', 'relevance', '--target', target, '--out', target)[0] == 0

@@ -57,7 +57,7 @@ def main():
     report = load_checkpoint(None, 'vit-tiny-4-cifar10')
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as p:
         path = Path(folder)/'live.html'
-        AttentionExplorer(report.model, {'a cat': data.cat()[:, 75:375]}, report.classes).save_live(path)
+        AttentionExplorer(report.model, {'a cat': data.cat()[:, 125:425]}, report.classes).save_live(path)
         browser = p.chromium.launch(executable_path=shutil.which('chromium'), args=['--no-sandbox'])
         page = browser.new_page(viewport=dict(width=1366, height=768), color_scheme='light')
         page.goto(path.as_uri())
