@@ -586,7 +586,7 @@ def dinov2():
 
 @pytest.mark.parametrize('get', [shipped, dinov2], ids=lambda f: f.__name__)
 def test_first_sight_of_real_maps_is_not_black(get):
-    "Three quarters of the heads are to be seen, for the class token and for a patch, on three photographs. On a shared scale they are not."
+    "Three quarters of the heads are to be seen, for the class token and for a patch, on three photographs. On a shared scale they are fewer by a quarter."
     data = pytest.importorskip('skimage.data')
     from PIL import Image
     model, scale = get()
@@ -596,7 +596,7 @@ def test_first_sight_of_real_maps_is_not_black(get):
     weights = attention_maps(model, x, queries=[0, 1 + h//2*w + w//2])
     for query in (0, 1):
         seen = {scale: np.mean([structured(drawn(weights[:, i], (h, w), query=query, scale=scale)[0]) for i in range(3)]) for scale in ('own', 'shared')}
-        assert seen['own'] >= .75 > .5 > seen['shared'], (query, seen)
+        assert seen['own'] >= .75 and seen['shared'] < seen['own'] - .25, (query, seen)
 
 
 # --- trust
