@@ -318,7 +318,7 @@ from vit_course.tools.live_page import live_page
 report, examples = load_checkpoint(None, 'vit-tiny-4-cifar10'), {}
 for name, place in dict(cat=.83, rocket=.5, coffee=.5, astronaut=.5).items():
     file, image = io.BytesIO(), Image.fromarray(getattr(data, name)())
-    image = ImageOps.fit(image, [min(640, *image.size)]*2, centering=(place, .5))        # a square, for the model was trained with squares
+    image = ImageOps.fit(image, [min(640, *image.size)]*2, centering=(place, .5))        # a square, as the model was trained; of the cat the one of the lessons
     image.save(file, 'JPEG', quality=85)
     examples[name] = file.getvalue()
 page = live_page(report.model, examples, report.classes, title='Explorer', site='')
@@ -331,6 +331,7 @@ def explorer():
 
 
 if __name__ == '__main__':
+    if not (site/'index.ipynb').exists(): print('prepare.py: no index.ipynb here; nbdev_docs and smalldocs run this in _proc, where the pages are', file=sys.stderr); sys.exit(2)
     shutil.copytree(root/'nbs'/'images', site/'images', dirs_exist_ok=True, ignore=shutil.ignore_patterns('*.py'))
     explorer()
     reference()

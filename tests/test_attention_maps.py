@@ -586,7 +586,7 @@ def dinov2():
 
 @pytest.mark.parametrize('get', [shipped, dinov2], ids=lambda f: f.__name__)
 def test_first_sight_of_real_maps_is_not_black(get):
-    "Three quarters of the heads are to be seen, for the class token and for a patch, on three photographs. On a shared scale they are fewer by a quarter."
+    "Three quarters of the heads are to be seen, for the class token and for a patch, on three photographs. On a shared scale not half are."
     data = pytest.importorskip('skimage.data')
     from PIL import Image
     model, scale = get()
@@ -594,9 +594,8 @@ def test_first_sight_of_real_maps_is_not_black(get):
     photos = [np.asarray(Image.fromarray(getattr(data, name)()).resize(size, Image.Resampling.BILINEAR)) for name in ('cat', 'astronaut', 'coffee')]
     x = normalise(torch.from_numpy(np.stack(photos)), *SCALES[scale])
     weights = attention_maps(model, x, queries=[0, 1 + h//2*w + w//2])
-    for query in (0, 1):
-        seen = {scale: np.mean([structured(drawn(weights[:, i], (h, w), query=query, scale=scale)[0]) for i in range(3)]) for scale in ('own', 'shared')}
-        assert seen['own'] >= .75 and seen['shared'] < seen['own'] - .25, (query, seen)
+    own, shared = ([np.mean([structured(drawn(weights[:, i], (h, w), query=query, scale=scale)[0]) for i in range(3)]) for query in (0, 1)] for scale in ('own', 'shared'))
+    assert min(own) >= .75 > .5 > np.mean(shared), (own, shared)
 
 
 # --- trust

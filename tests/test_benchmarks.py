@@ -94,14 +94,38 @@ def test_the_shipped_checkpoint_can_be_made(tmp_path):
     assert card['classes'] == list('abcdefghij') and card['run']['steps'] == 4 == len(card['curve'])*2 and len(card['changed']) == 10
     from vit_course.checkpoints import load_checkpoint
     assert load_checkpoint(None, tmp_path/'vit-tiny-4-cifar10.safetensors').classes == card['classes']
-    assert 0 <= card['train_accuracy'] <= 1
     args = [a for a in args if a not in ('--mixup', '0.2')] + ['--cutmix', '1', '--trivial_augment', '3']
     args += ['--weights', 'vit-tiny-4-cifar10', '--output_dir', 'onward']      # begins with the one that ships
     p = subprocess.run([sys.executable, str(ROOT/'benchmarks'/'tiny.py'), *args], cwd=tmp_path, capture_output=True, text=True)
     assert p.returncode == 0, p.stderr
     shipped, onward = (json.loads((folder/'vit-tiny-4-cifar10.json').read_text()) for folder in (ROOT/'vit_course', tmp_path))
     assert onward['earlier'][-1]['sha256'] == shipped['sha256'] and onward['settings']['pretrained_dir'] == 'vit-tiny-4-cifar10'
+    before = onward['earlier'][-1]                                             # what chapter 8b compares
+    assert all(before[k] == shipped[k] for k in ('train_accuracy', 'valid_accuracy', 'changed'))
+    assert (before['train_loss'], before['valid_loss']) == tuple(shipped['curve'][-1][k] for k in ('train_loss', 'valid_loss'))
     assert onward['images'] == sum(run['images'] for run in onward['earlier']) + 4*8 and not onward['settings']['bf16']
+
+
+def test_trivial_augment_changes_pixels_of_training_images_alone():
+    import tiny, torch
+    from vit_course.data import get_dls
+    from vit_course.finetune import vit_learner
+    learn = vit_learner(get_dls(bs=10, mean=.4, std=.3), 'testing', cbs=tiny.TrivialAugment(4))
+    change, groups = learn.trivial_augment, []
+    def negative(pixels): groups.append(len(pixels)); return 255 - pixels
+    def given(dl, op):
+        change.change = op
+        learn._split(learn.dls[dl].one_batch())
+        learn.training, before = dl == 0, learn.xb[0]
+        learn('before_batch')
+        return before*.3 + .4, learn.xb[0]*.3 + .4                        # in [0, 1]
+    x, same = given(0, lambda pixels: pixels)
+    assert 0 < (x - same).abs().max() <= .5/255 + 1e-6                    # rounded to whole numbers, no more
+    x, turned = given(0, negative)
+    torch.testing.assert_close(turned, 1 - x, rtol=0, atol=.5/255 + 1e-6)
+    assert groups == [4, 4, 2]
+    x, valid = given(1, negative)
+    assert torch.equal(x, valid) and len(groups) == 3
 
 
 def test_all_of_it_in_three_calls():

@@ -117,6 +117,11 @@ def test_nothing_scrolls_sideways(opened):
     assert blocks > 500 and scrolling <= .05*blocks, f'{scrolling} of {blocks}'
 
 
+def test_pages_are_prepared_in_their_own_folder_alone(tmp_path):
+    done = subprocess.run([sys.executable, str(ROOT/'docs'/'prepare.py')], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count('\n'), list(tmp_path.iterdir())) == (2, 1, []) and '_proc' in done.stderr, done.stderr
+
+
 def test_pages_are_not_too_long(opened):
     assert not {name: round(m['wide']['screens'], 1) for name, m in opened.items() if is_lesson(name) and m['wide']['screens'] > 25}
 
